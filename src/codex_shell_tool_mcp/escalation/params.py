@@ -1,0 +1,66 @@
+"""What one call asks for and what comes of it: plain values shared by the server layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from codex_shell_tool_mcp.escalation.policy import EscalateAction, ExecRequest
+
+DEFAULT_TIMEOUT_MS = 10_000
+"""Limit of a call that names none, in milliseconds (the original's)."""
+
+TIMEOUT_EXIT_CODE = 124
+"""Exit code reported for a call that ran out of time: timeout(1)'s."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecParams:
+    """One call of the ``shell`` tool, checked.
+
+    Attributes:
+        command: The script.
+        workdir: Absolute path of an existing directory.
+        login: ``False`` selects ``-c``, else ``-lc``.
+        env: The shell's environment, complete, as bytes: only the wrapper variables and sandbox markers are added.
+    """
+
+    command: str
+    workdir: Path
+    login: bool = True
+    env: Mapping[bytes, bytes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecRecord:
+    """One decided exec of a call."""
+
+    request: ExecRequest
+    action: EscalateAction
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecResult:
+    """What a call came to.
+
+    Attributes:
+        exit_code: The shell's status; 128 + n if it died of signal n; 124 after a timeout.
+        output: stdout and stderr in the order written, decoded as UTF-8 with replacement.
+        duration: Wall time in seconds.
+        timed_out: Whether the limit ended it.
+        ended_processes: How many processes were left after the shell's end and had to be ended.
+        records: The first execs with their decisions, in the order decided.
+        decided: How many execs were decided in all.
+    """
+
+    exit_code: int
+    output: str
+    duration: float
+    timed_out: bool
+    ended_processes: int = 0
+    records: tuple[ExecRecord, ...] = ()
+    decided: int = 0

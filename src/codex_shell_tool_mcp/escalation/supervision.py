@@ -1,0 +1,227 @@
+"""One supervised call, from the server's side: the supervisor process and the control channel to it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import socket
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from codex_shell_tool_mcp.errors import ProtocolError, SandboxError, ShellToolError
+from codex_shell_tool_mcp.escalation import wire
+from codex_shell_tool_mcp.escalation.channel import Channel, Rendezvous
+from codex_shell_tool_mcp.process.output import OutputCapture
+from codex_shell_tool_mcp.process.spawn import Spawn, spawn
+from codex_shell_tool_mcp.process.tree import kill_session
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import AsyncIterator, Mapping, Sequence
+    from pathlib import Path
+
+_LOG = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+_FINISH_DEADLINE = 5.0
+"""Seconds a supervisor gets to end everything before it is killed and its session ended from here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shell:
+    """What the supervisor is to run, and how confined.
+
+    Attributes:
+        supervisor: The supervisor binary.
+        options: Its confinement options.
+        command: Program, argv[0] and arguments of the shell.
+        workdir: Where.
+        environment: With what, complete but for the socket's number.
+    """
+
+    supervisor: Path
+    options: Sequence[bytes]
+    command: Sequence[bytes]
+    workdir: Path
+    environment: Mapping[bytes, bytes]
+
+
+class Supervision:
+    """A running supervisor. Made by :func:`supervised`.
+
+    Attributes:
+        rendezvous: Where the call's execs are asked about.
+        output: What the call prints.
+        ended: How many processes were left when the call was ended; known once it was.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], control: Channel, rendezvous: Rendezvous, output: int) -> None:
+        """Start reading the control channel and the output on the running loop."""
+        loop = asyncio.get_running_loop()
+        self.rendezvous = rendezvous
+        self.ended = 0
+        self.output = OutputCapture(output)
+        self._process = process
+        self._control = control
+        self._sessions = itertools.count(1)
+        self._started: asyncio.Future[None] = loop.create_future()
+        self._exited: asyncio.Future[wire.Outcome] = loop.create_future()
+        self._finished: asyncio.Future[int] = loop.create_future()
+        self._reader = asyncio.create_task(self._read_control())
+
+    async def shell_exit(self) -> wire.Outcome:
+        """How the shell ended.
+
+        Raises:
+            SandboxError: It was never started: the sandbox could not be applied.
+            ShellToolError: The supervisor is gone.
+        """
+        await asyncio.shield(self._started)
+        return await asyncio.shield(self._exited)
+
+    async def spawn(
+        self, request: wire.Request, stream: int, *, path: bytes, env: tuple[bytes, ...], script: bool
+    ) -> None:
+        """Hand an escalated exec over; the descriptors stay open here.
+
+        ``script`` has it executed by its path, after checking that this still is the same file: an interpreter handed a
+        descriptor would see ``/dev/fd/N`` as ``$0``.
+
+        Raises:
+            ShellToolError: The supervisor is gone.
+        """
+        # The shell's first exec can be asked about before the supervisor's word that it started has been read.
+        await asyncio.shield(self._started)
+        await self._control.send(
+            wire.Spawn(
+                session=next(self._sessions),
+                path=path,
+                cwd=request.cwd,
+                argv=request.argv,
+                env=env,
+                umask=request.umask,
+                by_path=script,
+                stream=stream,
+                program=request.program,
+                cwd_descriptor=request.cwd_descriptor,
+            )
+        )
+
+    async def end(self) -> None:
+        """End whatever is left of the call; :attr:`ended` then says how many processes that were."""
+        try:
+            async with asyncio.timeout(_FINISH_DEADLINE):
+                if not self._reader.done():
+                    await self._control.send(wire.End())
+                await self._reader
+        except (TimeoutError, OSError, ProtocolError) as error:
+            _LOG.warning("the supervisor did not finish: %r", error)
+        await self._reap()
+
+    async def _reap(self) -> None:
+        """Reap the supervisor, and end its session from here unless it said that nothing is left."""
+        self._reader.cancel()
+        await asyncio.gather(self._reader, return_exceptions=True)
+        self._control.close()
+        self.rendezvous.close()
+        clean = self._finished.done() and not self._finished.cancelled()
+        if not clean:
+            self._process.kill()
+        # It has exited or is about to; in a thread, for the loop must not wait even then.
+        await asyncio.to_thread(self._process.wait)
+        self.ended = self._finished.result() if clean else kill_session(self._process.pid)
+        await self.output.drain()  # what was printed before the end is still in the pipe
+        self.output.close()
+        for future in (self._started, self._exited):
+            if not future.done():
+                future.cancel()
+            elif not future.cancelled():
+                future.exception()  # taken note of
+
+    async def _read_control(self) -> None:
+        try:
+            while (frame := await self._control.receive()) is not None:
+                self._take(frame)
+                if isinstance(frame, wire.Finished):
+                    return
+            self._lost("the supervisor of this call is gone; what it ran has been ended")
+        except (ProtocolError, OSError) as error:
+            self._lost(f"the supervisor of this call broke off: {error}")
+
+    def _take(self, frame: wire.Frame) -> None:
+        match frame:
+            case wire.ShellStarted():
+                _resolve(self._started, None)
+            case wire.ShellFailed(errno=number, message=message):
+                cause = f": {os.strerror(number)}" if number else ""
+                _fail(self._started, SandboxError(f"the shell was not started: {message}{cause}"))
+            case wire.ShellExit(outcome=outcome):
+                _resolve(self._exited, outcome)
+            case wire.Finished(ended=ended):
+                _resolve(self._finished, ended)
+                _fail(self._exited, ShellToolError("the call was ended"))
+            case _:
+                _LOG.debug("%r", frame)
+
+    def _lost(self, reason: str) -> None:
+        _fail(self._started, ShellToolError(reason))
+        _fail(self._exited, ShellToolError(reason))
+
+
+def _resolve(future: asyncio.Future[_T], value: _T) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+def _fail(future: asyncio.Future[_T], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+@asynccontextmanager
+async def supervised(shell: Shell) -> AsyncIterator[Supervision]:
+    """Start a supervisor with its shell. However the block is left, nothing of the call is afterwards.
+
+    Raises:
+        MissingBinaryError: The supervisor cannot be executed.
+        UsageError: The directory cannot be entered, or the script is too long.
+    """
+    supervision = _start(shell)
+    try:
+        yield supervision
+    finally:
+        await asyncio.shield(asyncio.ensure_future(supervision.end()))
+
+
+def _start(shell: Shell) -> Supervision:
+    with ExitStack() as theirs, ExitStack() as ours:
+        control, control_theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        rendezvous, client = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        for mine, other in ((control, control_theirs), (rendezvous, client)):
+            ours.callback(mine.close)
+            theirs.callback(other.close)
+        read_end, write_end = os.pipe2(os.O_CLOEXEC) if hasattr(os, "pipe2") else os.pipe()
+        ours.callback(os.close, read_end)
+        theirs.callback(os.close, write_end)
+        numbers = (control_theirs.fileno(), client.fileno())
+        process = spawn(
+            Spawn(
+                program=shell.supervisor,
+                arguments=(
+                    *(b"--control", b"%d" % numbers[0], b"--socket", b"%d" % numbers[1]),
+                    *(*shell.options, b"--", *shell.command),
+                ),
+                workdir=shell.workdir,
+                environment=shell.environment,
+                output=write_end,
+                inherited=numbers,
+            )
+        )  # fmt: skip
+        channel = Channel(control, wire.Connection(party=wire.Party.SERVER))
+        supervision = Supervision(process, channel, Rendezvous(rendezvous), read_end)
+        ours.pop_all()
+        return supervision

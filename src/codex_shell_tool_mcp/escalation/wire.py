@@ -1,0 +1,779 @@
+"""The wire format of ``docs/protocol.md``, version 1: bytes in, frames out, a state table, and no sockets.
+
+A :class:`Connection` is one end of an exec session or of a control channel. Feed it with
+:meth:`Connection.receive_data`, take frames from :meth:`Connection.next_event`, and send what
+:meth:`Connection.send` returns. Descriptors are plain numbers here; whoever owns the socket opens and closes them.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
+
+from codex_shell_tool_mcp.errors import LocalProtocolError, RemoteProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+VERSION = 1
+"""The single byte of the rendezvous datagram."""
+
+MAX_LENGTH = 6 * 1024 * 1024 + 64 * 1024
+"""Largest frame, type byte included: the kernel's ceiling for argv and environment (execve(2): 6 MiB) plus slack for
+the numbers and paths around them."""
+
+MAX_STRINGS = 1 << 20
+"""Most arguments, and most environment entries: more would not fit a frame with one byte each besides the NUL."""
+
+MAX_REASON = 64 * 1024
+"""Longest reason, in bytes: a line for a person; more is a mistake or an attack."""
+
+MAX_DESCRIPTORS_PER_FRAME = 253
+"""SCM_RIGHTS takes no more in one message (unix(7), SCM_MAX_FD)."""
+
+MAX_DESCRIPTORS = 4096
+"""Most descriptors handed over in one session: four times the usual soft limit; the receiver holds them all at once."""
+
+MAX_LIMITS = 32
+"""Most resource limits in ATTRIBUTES: twice what any supported kernel has."""
+
+MAX_SIGNAL = 64
+"""Highest signal number on any supported kernel."""
+
+HEADER = struct.Struct("<I")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a program ended: ``kind`` 0 exit code, 1 signal, 2 could not be started (``value`` is the errno)."""
+
+    kind: int
+    value: int
+
+
+EXITED, SIGNALLED, NOT_STARTED = 0, 1, 2
+
+
+class Frame(Protocol):
+    """One message. ``TYPE`` is its number; ``descriptors`` ride on its first byte."""
+
+    TYPE: ClassVar[int]
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """The descriptors that belong to it, in order."""
+        ...
+
+    def payload(self) -> bytes:
+        """The bytes after the type."""
+        ...
+
+    @classmethod
+    def parse(cls, payload: bytes, descriptors: tuple[int, ...]) -> Frame:
+        """Read a payload back.
+
+        Raises:
+            RemoteProtocolError: It is not one.
+        """
+        ...
+
+
+_F = TypeVar("_F", bound="_Plain")
+
+
+class _Plain:
+    """A frame without descriptors."""
+
+    TYPE: ClassVar[int]
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        return ()
+
+
+class _Empty(_Plain):
+    """A frame without payload."""
+
+    def payload(self) -> bytes:
+        return b""
+
+    @classmethod
+    def parse(cls: type[_F], payload: bytes, descriptors: tuple[int, ...]) -> _F:
+        _no_descriptors(descriptors)
+        _require(not payload, "payload where none belongs")
+        return cls()
+
+
+def _require(condition: bool, problem: str) -> None:
+    if not condition:
+        raise RemoteProtocolError(problem)
+
+
+def _no_descriptors(descriptors: tuple[int, ...]) -> None:
+    _require(not descriptors, "descriptors where none belong")
+
+
+def _unpack(layout: struct.Struct, payload: bytes, *, exact: bool = True) -> tuple[int, ...]:
+    fits = len(payload) == layout.size if exact else len(payload) >= layout.size
+    _require(fits, "payload of the wrong size")
+    return layout.unpack_from(payload)
+
+
+def _join(strings: Sequence[bytes]) -> bytes:
+    for text in strings:
+        if b"\0" in text:
+            raise LocalProtocolError("a string with a NUL cannot be sent")
+    return b"".join(text + b"\0" for text in strings)
+
+
+def _split(body: bytes, count: int) -> list[bytes]:
+    """The strings of a payload, which must be exactly ``count``."""
+    parts = body.split(b"\0")
+    _require(len(parts) == count + 1 and not parts[-1], "strings that do not add up")
+    return parts[:-1]
+
+
+def _reason(payload: bytes) -> str:
+    _require(len(payload) <= MAX_REASON, "reason too long")
+    try:
+        return payload.decode()
+    except UnicodeDecodeError as error:
+        raise RemoteProtocolError("reason is not UTF-8") from error
+
+
+def _reason_bytes(reason: str) -> bytes:
+    data = reason.encode("utf-8", "backslashreplace")
+    # Cutting may split a character: drop the rest of it.
+    return data if len(data) <= MAX_REASON else data[:MAX_REASON].decode("utf-8", "ignore").encode()
+
+
+def _signal(number: int) -> int:
+    _require(1 <= number <= MAX_SIGNAL, f"signal {number} does not exist")
+    return number
+
+
+def _outcome(kind: int, value: int) -> Outcome:
+    _require(kind in {EXITED, SIGNALLED, NOT_STARTED}, f"outcome of unknown kind {kind}")
+    _require(kind != EXITED or value <= 0xFF, f"exit code {value} does not exist")
+    if kind == SIGNALLED:
+        _signal(value)
+    return Outcome(kind=kind, value=value)
+
+
+_PROGRAM, _CWD, _ASK = 1, 2, 4
+_BY_PATH = 4
+
+
+def _attached(flags: int, descriptors: tuple[int, ...]) -> tuple[int | None, int | None]:
+    """Program and cwd descriptors as the flags announce them; their number must be exact."""
+    rest = list(descriptors)
+    announced = bool(flags & _PROGRAM) + bool(flags & _CWD)
+    _require(len(rest) == announced, "descriptors other than announced")
+    program = rest.pop(0) if flags & _PROGRAM else None
+    return program, rest.pop(0) if flags & _CWD else None
+
+
+def _present(*descriptors: int | None) -> tuple[int, ...]:
+    return tuple(one for one in descriptors if one is not None)
+
+
+def _presence(program: int | None, cwd: int | None) -> int:
+    return (_PROGRAM if program is not None else 0) | (_CWD if cwd is not None else 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """May this be executed? ``cwd`` is empty when the directory has no name any more."""
+
+    TYPE: ClassVar[int] = 1
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<BIII")
+    file: bytes
+    cwd: bytes
+    argv: tuple[bytes, ...]
+    env: tuple[bytes, ...]
+    umask: int = 0o022
+    ask: bool = False
+    program: int | None = None
+    cwd_descriptor: int | None = None
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        return _present(self.program, self.cwd_descriptor)
+
+    def payload(self) -> bytes:
+        flags = _presence(self.program, self.cwd_descriptor) | (_ASK if self.ask else 0)
+        head = self.LAYOUT.pack(flags, self.umask, len(self.argv), len(self.env))
+        return head + _join((self.file, self.cwd, *self.argv, *self.env))
+
+    @classmethod
+    def parse(cls, payload: bytes, descriptors: tuple[int, ...]) -> Request:
+        flags, umask, argc, envc = _unpack(cls.LAYOUT, payload, exact=False)
+        _require(flags <= (_PROGRAM | _CWD | _ASK), "unknown flags")
+        _require(umask <= 0o777, "umask out of range")
+        _require(argc <= MAX_STRINGS and envc <= MAX_STRINGS, "too many strings")
+        program, cwd_descriptor = _attached(flags, descriptors)
+        strings = _split(payload[cls.LAYOUT.size :], 2 + argc + envc)
+        _require(bool(strings[0]), "no file named")
+        _require(not strings[1] or strings[1].startswith(b"/"), "cwd is not absolute")
+        return cls(
+            file=strings[0],
+            cwd=strings[1],
+            argv=tuple(strings[2 : 2 + argc]),
+            env=tuple(strings[2 + argc :]),
+            umask=umask,
+            ask=bool(flags & _ASK),
+            program=program,
+            cwd_descriptor=cwd_descriptor,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(_Empty):
+    """Exec it yourself."""
+
+    TYPE: ClassVar[int] = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Escalate(_Empty):
+    """It is run outside: hand over descriptors and attributes."""
+
+    TYPE: ClassVar[int] = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deny(_Plain):
+    """It must not run."""
+
+    TYPE: ClassVar[int] = 4
+    reason: str = ""
+
+    def payload(self) -> bytes:
+        return _reason_bytes(self.reason)
+
+    @classmethod
+    def parse(cls, payload: bytes, descriptors: tuple[int, ...]) -> Deny:
+        _no_descriptors(descriptors)
+        return cls(reason=_reason(payload))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Error(_Plain):
+    """It could not be decided, or not be done: it must not run either."""
+
+    TYPE: ClassVar[int] = 5
+    reason: str = ""
+
+    def payload(self) -> bytes:
+        return _reason_bytes(self.reason)
+
+    @classmethod
+    def parse(cls, payload: bytes, descriptors: tuple[int, ...]) -> Error:
+        _no_descriptors(descriptors)
+        return cls(reason=_reason(payload))
+
+
+_U32 = struct.Struct("<I")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecFailed(_Plain):
+    """RUN was tried; ``execve`` said ``errno``."""
+
+    TYPE: ClassVar[int] = 6
+    errno: int
+
+    def payload(self) -> bytes:
+        return _U32.pack(self.errno)
+
+    @classmethod
+    def parse(cls, payload: bytes, descriptors: tuple[int, ...]) -> ExecFailed:
+        _no_descriptors(descriptors)
+        return cls(errno=_unpack(_U32, payload)[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fds:
+    """One part of the descriptors handed over: ``numbers`` is what each is to be called in the child."""
+
+    TYPE: ClassVar[int] = 7
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<II")
+    total: int
+    numbers: tuple[int, ...]
+    descriptors: tuple[int, ...]
+
+    def payload(self) -> bytes:
+        if len(self.numbers) != len(self.descriptors):
+            raise LocalProtocolError("as many numbers as descriptors")
+        return struct.pack(f"<II{len(self.numbers)}I", self.total, len(self.numbers), *self.numbers)
+
+    @classmethod
+    def parse(cls, payload: bytes, descriptors: tuple[int, ...]) -> Fds:
+        total, count = _unpack(cls.LAYOUT, payload, exact=False)
+        _require(total <= MAX_DESCRIPTORS, "too many descriptors")
+        _require(count <= min(total, MAX_DESCRIPTORS_PER_FRAME), "a part larger than allowed")
+        _require(count > 0 or total == 0, "an empty part")
+        _require(count == len(descriptors), "descriptors other than announced")
+        numbers = _unpack(struct.Struct(f"<{count}I"), payload[cls.LAYOUT.size :])
+        return cls(total=total, numbers=numbers, descriptors=descriptors)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    """One resource limit, numbered as in ``<sys/resource.h>``; 2**64 - 1 is unlimited."""
+
+    resource: int
+    soft: int
+    hard: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attributes(_Plain):
+    """What else of the caller the child takes over. Bit n - 1 of a signal set stands for signal n."""
+
+    TYPE: ClassVar[int] = 8
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<IiQQI")
+    LIMIT: ClassVar[struct.Struct] = struct.Struct("<IQQ")
+    controlling_terminal: bool = False
+    nice: int = 0
+    blocked: int = 0
+    ignored: int = 0
+    limits: tuple[Limit, ...] = ()
+
+    def payload(self) -> bytes:
+        head = self.LAYOUT.pack(int(self.controlling_terminal), self.nice, self.blocked, self.ignored, len(self.limits))
+        return head + b"".join(self.LIMIT.pack(one.resource, one.soft, one.hard) for one in self.limits)
+
+    @classmethod
+    def parse(cls, payload: bytes, descriptors: tuple[int, ...]) -> Attributes:
+        _no_descriptors(descriptors)
+        flags, nice, blocked, ignored, count = _unpack(cls.LAYOUT, payload, exact=False)
+        _require(flags <= 1, "unknown flags")
+        _require(-20 <= nice <= 19, "nice value out of range")
+        body = payload[cls.LAYOUT.size :]
+        _require(count <= MAX_LIMITS and len(body) == count * cls.LIMIT.size, "resource limits that do not add up")
+        limits = tuple(Limit(resource=r, soft=s, hard=h) for r, s, h in cls.LIMIT.iter_unpack(body))
+        return cls(controlling_terminal=bool(flags), nice=nice, blocked=blocked, ignored=ignored, limits=limits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signal(_Plain):
+    """The client caught this signal: pass it on to the child."""
+
+    TYPE: ClassVar[int] = 9
+    number: int
+
+    def payload(self) -> bytes:
+        return _U32.pack(self.number)
+
+    @classmethod
+    def parse(cls, payload: bytes, descriptors: tuple[int, ...]) -> Signal:
+        _no_descriptors(descriptors)
+        return cls(number=_signal(_unpack(_U32, payload)[0]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stopped(_Plain):
+    """The child was stopped by this signal."""
+
+    TYPE: ClassVar[int] = 10
+    number: int
+
+    def payload(self) -> bytes:
+        return _U32.pack(self.number)
+
+    @classmethod
+    def parse(cls, payload: bytes, descriptors: tuple[int, ...]) -> Stopped:
+        _no_descriptors(descriptors)
+        return cls(number=_signal(_unpack(_U32, payload)[0]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Continued(_Empty):
+    """The child goes on."""
+
+    TYPE: ClassVar[int] = 11
+
+
+_OUTCOME = struct.Struct("<BI")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exit(_Plain):
+    """The child has ended."""
+
+    TYPE: ClassVar[int] = 12
+    outcome: Outcome
+
+    def payload(self) -> bytes:
+        return _OUTCOME.pack(self.outcome.kind, self.outcome.value)
+
+    @classmethod
+    def parse(cls, payload: bytes, descriptors: tuple[int, ...]) -> Exit:
+        _no_descriptors(descriptors)
+        return cls(outcome=_outcome(*_unpack(_OUTCOME, payload)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spawn:
+    """Hands an escalated exec to the supervisor: the stream, the program, the cwd, and what to run with."""
+
+    TYPE: ClassVar[int] = 32
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<IBIII")
+    session: int
+    path: bytes
+    cwd: bytes
+    argv: tuple[bytes, ...]
+    env: tuple[bytes, ...]
+    umask: int = 0o022
+    by_path: bool = False
+    stream: int
+    program: int | None = None
+    cwd_descriptor: int | None = None
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        return _present(self.stream, self.program, self.cwd_descriptor)
+
+    def payload(self) -> bytes:
+        flags = _presence(self.program, self.cwd_descriptor) | (_BY_PATH if self.by_path else 0)
+        head = self.LAYOUT.pack(self.session, flags, self.umask, len(self.argv), len(self.env))
+        return head + _join((self.path, self.cwd, *self.argv, *self.env))
+
+    @classmethod
+    def parse(cls, payload: bytes, descriptors: tuple[int, ...]) -> Spawn:
+        session, flags, umask, argc, envc = _unpack(cls.LAYOUT, payload, exact=False)
+        _require(flags <= (_PROGRAM | _CWD | _BY_PATH), "unknown flags")
+        _require(umask <= 0o777, "umask out of range")
+        _require(argc <= MAX_STRINGS and envc <= MAX_STRINGS, "too many strings")
+        _require(bool(descriptors), "no stream attached")
+        program, cwd_descriptor = _attached(flags, descriptors[1:])
+        strings = _split(payload[cls.LAYOUT.size :], 2 + argc + envc)
+        return cls(
+            session=session,
+            path=strings[0],
+            cwd=strings[1],
+            argv=tuple(strings[2 : 2 + argc]),
+            env=tuple(strings[2 + argc :]),
+            umask=umask,
+            by_path=bool(flags & _BY_PATH),
+            stream=descriptors[0],
+            program=program,
+            cwd_descriptor=cwd_descriptor,
+        )
+
+
+_TWO = struct.Struct("<II")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started(_Plain):
+    """The escalated program of this session runs."""
+
+    TYPE: ClassVar[int] = 33
+    session: int
+    pid: int
+
+    def payload(self) -> bytes:
+        return _TWO.pack(self.session, self.pid)
+
+    @classmethod
+    def parse(cls, payload: bytes, descriptors: tuple[int, ...]) -> Started:
+        _no_descriptors(descriptors)
+        session, pid = _unpack(_TWO, payload)
+        return cls(session=session, pid=pid)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended(_Plain):
+    """The escalated program of this session has ended, or could not be started."""
+
+    TYPE: ClassVar[int] = 34
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<IBI")
+    session: int
+    outcome: Outcome
+
+    def payload(self) -> bytes:
+        return self.LAYOUT.pack(self.session, self.outcome.kind, self.outcome.value)
+
+    @classmethod
+    def parse(cls, payload: bytes, descriptors: tuple[int, ...]) -> Ended:
+        _no_descriptors(descriptors)
+        session, kind, value = _unpack(cls.LAYOUT, payload)
+        return cls(session=session, outcome=_outcome(kind, value))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShellStarted(_Plain):
+    """The shell runs, in its sandbox."""
+
+    TYPE: ClassVar[int] = 35
+    pid: int
+
+    def payload(self) -> bytes:
+        return _U32.pack(self.pid)
+
+    @classmethod
+    def parse(cls, payload: bytes, descriptors: tuple[int, ...]) -> ShellStarted:
+        _no_descriptors(descriptors)
+        return cls(pid=_unpack(_U32, payload)[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShellFailed(_Plain):
+    """The shell was not started; ``errno`` is 0 where none tells."""
+
+    TYPE: ClassVar[int] = 36
+    errno: int
+    message: str
+
+    def payload(self) -> bytes:
+        return _U32.pack(self.errno) + _reason_bytes(self.message)
+
+    @classmethod
+    def parse(cls, payload: bytes, descriptors: tuple[int, ...]) -> ShellFailed:
+        _no_descriptors(descriptors)
+        (errno,) = _unpack(_U32, payload, exact=False)
+        return cls(errno=errno, message=_reason(payload[_U32.size :]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShellExit(_Plain):
+    """The shell has ended."""
+
+    TYPE: ClassVar[int] = 37
+    outcome: Outcome
+
+    def payload(self) -> bytes:
+        return _OUTCOME.pack(self.outcome.kind, self.outcome.value)
+
+    @classmethod
+    def parse(cls, payload: bytes, descriptors: tuple[int, ...]) -> ShellExit:
+        _no_descriptors(descriptors)
+        outcome = _outcome(*_unpack(_OUTCOME, payload))
+        _require(outcome.kind != NOT_STARTED, "a shell that ended was started")
+        return cls(outcome=outcome)
+
+
+@dataclass(frozen=True, kw_only=True)
+class End(_Empty):
+    """End everything that is left, then yourself."""
+
+    TYPE: ClassVar[int] = 38
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished(_Plain):
+    """Nothing is left; ``ended`` processes had to be ended."""
+
+    TYPE: ClassVar[int] = 39
+    ended: int
+
+    def payload(self) -> bytes:
+        return _U32.pack(self.ended)
+
+    @classmethod
+    def parse(cls, payload: bytes, descriptors: tuple[int, ...]) -> Finished:
+        _no_descriptors(descriptors)
+        return cls(ended=_unpack(_U32, payload)[0])
+
+
+class Party(Enum):
+    """Who speaks. On a stream the service is the server and, once it has handed the session over, the supervisor."""
+
+    CLIENT = "client"
+    SERVICE = "service"
+    SERVER = "server"
+    SUPERVISOR = "supervisor"
+
+
+_C, _S, _V, _U = Party.CLIENT, Party.SERVICE, Party.SERVER, Party.SUPERVISOR
+
+_Table = dict[str, dict[tuple[Party, type[Frame]], str]]
+
+EXEC_SESSION: _Table = {
+    "start": {(_C, Request): "asked"},
+    "asked": {(_S, Run): "running", (_S, Escalate): "handing over", (_S, Deny): "done", (_S, Error): "done"},
+    "running": {(_C, ExecFailed): "done"},
+    # The last part of FDS moves on to "handed over": see Connection._count_descriptors.
+    "handing over": {(_C, Fds): "handing over", (_S, Error): "done"},
+    "handed over": {(_C, Attributes): "attached", (_S, Error): "done"},
+    "attached": {
+        (_C, Signal): "attached",
+        (_S, Stopped): "attached",
+        (_S, Continued): "attached",
+        (_S, Exit): "done",
+        (_S, Error): "done",
+    },
+    # What the client sent before it could see the end is not an offence.
+    "done": {(_C, Fds): "done", (_C, Attributes): "done", (_C, Signal): "done"},
+}
+"""State → (who, what) → next state, of one intercepted exec."""
+
+CONTROL_CHANNEL: _Table = {
+    "start": {(_U, ShellStarted): "running", (_U, ShellFailed): "failed", (_V, End): "ending"},
+    "running": {
+        (_V, Spawn): "running",
+        (_U, Started): "running",
+        (_U, Ended): "running",
+        (_U, ShellExit): "shell ended",
+        (_V, End): "ending",
+    },
+    "shell ended": {
+        (_V, Spawn): "shell ended",
+        (_U, Started): "shell ended",
+        (_U, Ended): "shell ended",
+        (_V, End): "ending",
+    },
+    "failed": {(_V, End): "ending", (_U, Finished): "done"},
+    # Crossed with END on the way.
+    "ending": {
+        (_U, ShellStarted): "ending",
+        (_U, ShellFailed): "ending",
+        (_U, Started): "ending",
+        (_U, Ended): "ending",
+        (_U, ShellExit): "ending",
+        (_U, Finished): "done",
+    },
+    "done": {},
+}
+"""State → (who, what) → next state, of the channel between server and supervisor."""
+
+_FRAMES: Mapping[int, type[Frame]] = {
+    frame.TYPE: frame
+    for frame in (
+        Request, Run, Escalate, Deny, Error, ExecFailed, Fds, Attributes, Signal, Stopped, Continued, Exit,
+        Spawn, Started, Ended, ShellStarted, ShellFailed, ShellExit, End, Finished,
+    )
+}  # fmt: skip
+
+_SESSIONS: Mapping[Party, tuple[Party, _Table]] = {
+    Party.CLIENT: (Party.SERVICE, EXEC_SESSION),
+    Party.SERVICE: (Party.CLIENT, EXEC_SESSION),
+    Party.SERVER: (Party.SUPERVISOR, CONTROL_CHANNEL),
+    Party.SUPERVISOR: (Party.SERVER, CONTROL_CHANNEL),
+}
+
+
+class NeedData(Enum):
+    """Type of :data:`NEED_DATA`."""
+
+    NEED_DATA = "need data"
+
+
+NEED_DATA = NeedData.NEED_DATA
+"""What :meth:`Connection.next_event` returns until a whole frame has come."""
+
+
+def encode(frame: Frame) -> bytes:
+    """The bytes of a frame, header included.
+
+    Raises:
+        LocalProtocolError: It cannot be sent: a NUL in a string, or over :data:`MAX_LENGTH`.
+    """
+    payload = frame.payload()
+    if len(payload) + 1 > MAX_LENGTH:
+        raise LocalProtocolError(f"a frame of {len(payload) + 1} bytes; at most {MAX_LENGTH} can be sent")
+    return HEADER.pack(len(payload) + 1) + bytes((frame.TYPE,)) + payload
+
+
+@dataclass(kw_only=True)
+class Connection:
+    """One end of an exec session or control channel.
+
+    Attributes:
+        party: Who we are.
+        state: Where the session stands: a key of its table.
+    """
+
+    party: Party
+    state: str = "start"
+    _buffer: bytearray = field(default_factory=bytearray)
+    _descriptors: tuple[int, ...] = ()
+    _handed: set[int] = field(default_factory=set)
+    _announced: int | None = None
+
+    def read_size(self) -> int:
+        """How many bytes complete the current header or frame: read no more, so that descriptors stay with theirs."""
+        if len(self._buffer) < HEADER.size:
+            return HEADER.size - len(self._buffer)
+        return HEADER.size + self._length() - len(self._buffer)
+
+    def receive_data(self, data: bytes, descriptors: tuple[int, ...] = ()) -> None:
+        """Take what was read, and the descriptors that came with it.
+
+        Raises:
+            RemoteProtocolError: Descriptors came in the middle of a frame. They are still in :meth:`unclaimed`.
+        """
+        misplaced = bool(descriptors) and bool(self._buffer)
+        self._descriptors += descriptors
+        self._buffer += data
+        _require(not misplaced, "descriptors in the middle of a frame")
+
+    def next_event(self) -> Frame | NeedData:
+        """The next whole frame, checked against the state table.
+
+        Raises:
+            RemoteProtocolError: The peer broke the format; the session is over.
+        """
+        if len(self._buffer) < HEADER.size or len(self._buffer) < HEADER.size + self._length():
+            return NEED_DATA
+        end = HEADER.size + self._length()
+        number, payload = self._buffer[HEADER.size], bytes(self._buffer[HEADER.size + 1 : end])
+        kind = _FRAMES.get(number)
+        if kind is None:
+            raise RemoteProtocolError(f"frame of unknown type {number}")
+        self._check(_SESSIONS[self.party][0], kind, RemoteProtocolError)
+        frame = kind.parse(payload, self._descriptors)
+        self._advance(_SESSIONS[self.party][0], frame)
+        self._descriptors = ()
+        del self._buffer[:end]
+        return frame
+
+    def send(self, frame: Frame) -> bytes:
+        """The bytes to send for a frame, once the state table allows it; its descriptors ride on the first byte.
+
+        Raises:
+            LocalProtocolError: It is not our turn, or the frame cannot be sent.
+        """
+        self._check(self.party, type(frame), LocalProtocolError)
+        data = encode(frame)
+        self._advance(self.party, frame)
+        return data
+
+    def ended_cleanly(self) -> bool:
+        """Whether the peer may close now: an exec that happened, a session that is done, nothing half received."""
+        return not self._buffer and self.state in {"running", "done"}
+
+    def unclaimed(self) -> tuple[int, ...]:
+        """Descriptors received but not given out with a frame: whoever drops the connection closes them."""
+        left, self._descriptors = self._descriptors, ()
+        return left
+
+    def _length(self) -> int:
+        (length,) = HEADER.unpack_from(self._buffer)
+        _require(1 <= length <= MAX_LENGTH, f"frame of {length} bytes")
+        return int(length)
+
+    def _check(self, who: Party, kind: type[Frame], error: type[LocalProtocolError | RemoteProtocolError]) -> None:
+        if (who, kind) not in _SESSIONS[self.party][1][self.state]:
+            raise error(f"{kind.__name__} from the {who.value} in state '{self.state}'")
+
+    def _advance(self, who: Party, frame: Frame) -> None:
+        if isinstance(frame, Fds) and self.state != "done":
+            self._count_descriptors(frame)
+        else:
+            self.state = _SESSIONS[self.party][1][self.state][(who, type(frame))]
+
+    def _count_descriptors(self, part: Fds) -> None:
+        _require(self._announced in {None, part.total}, "a total that changed")
+        _require(
+            self._handed.isdisjoint(part.numbers) and len(set(part.numbers)) == len(part.numbers), "a number twice"
+        )
+        self._announced = part.total
+        self._handed.update(part.numbers)
+        _require(len(self._handed) <= part.total, "more descriptors than announced")
+        if len(self._handed) == part.total:
+            self.state = "handed over"

@@ -1,0 +1,1 @@
+"""Starting the supervisor of a call and collecting what it prints."""

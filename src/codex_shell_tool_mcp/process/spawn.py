@@ -1,0 +1,75 @@
+"""Starting a call's supervisor: exactly the descriptors, directory and environment named, nothing of the server's."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from codex_shell_tool_mcp.errors import MissingBinaryError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+MAX_ARGUMENT = 131_071
+"""Longest single argument in bytes that execve(2) takes on Linux (MAX_ARG_STRLEN less the NUL)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spawn:
+    """What to start.
+
+    Attributes:
+        program: Absolute path of the executable.
+        arguments: Its argv from index 1.
+        workdir: Absolute path of the directory to start in.
+        environment: Complete.
+        output: Descriptor that becomes stdout and stderr; stdin is the null device.
+        inherited: Descriptors kept under their own numbers.
+    """
+
+    program: Path
+    arguments: Sequence[bytes]
+    workdir: Path
+    environment: Mapping[bytes, bytes]
+    output: int
+    inherited: tuple[int, ...]
+
+
+def spawn(what: Spawn) -> subprocess.Popen[bytes]:
+    """Start it.
+
+    Raises:
+        MissingBinaryError: The program is missing or cannot be executed.
+        UsageError: The directory cannot be entered, or the script is too long for the kernel.
+    """
+    try:
+        return subprocess.Popen(
+            [os.fsencode(what.program), *what.arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=what.output,
+            stderr=what.output,
+            cwd=what.workdir,
+            env=what.environment,
+            pass_fds=what.inherited,
+            umask=-1,
+        )
+    except OSError as error:
+        raise _explained(error, what) from error
+
+
+def _explained(error: OSError, what: Spawn) -> UsageError | MissingBinaryError:
+    if error.errno == errno.E2BIG:
+        longest = max(len(argument) for argument in what.arguments)
+        return UsageError(
+            f"the command is too long: {longest} bytes, and the kernel takes at most {MAX_ARGUMENT} in one argument "
+            "(and a limited total with the environment); write the script to a file and run that"
+        )
+    if error.filename is not None and os.fsencode(error.filename) == os.fsencode(what.workdir):
+        return UsageError(f"workdir {what.workdir}: {error.strerror}; give an existing directory that can be entered")
+    return MissingBinaryError(
+        f"{what.program}: {error.strerror}; reinstall the package or give the path with an option"
+    )
