@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+
+MAX_LINKS = 40
+"""Links followed before giving up: the kernel's own limit (path_resolution(7))."""
 
 _DELETED = " (deleted)"
 """What proc(5) appends to the name of a file that has none any more."""
@@ -78,6 +81,34 @@ def is_script(descriptor: int) -> bool:
         return False
     finally:
         os.close(again)
+
+
+def name_is_trusted(program: str, resolved: str | None, roots: Sequence[Path]) -> bool:
+    """Whether the sandboxed side had no hand in what the name ``program`` leads to.
+
+    The file itself must lie outside ``roots``, and so must every folder gone through and every link followed on the
+    way: ``ln -s /bin/bash ./git`` gives an untouched file a name that a rule trusts. The server walks the way itself,
+    and must end at ``resolved``; through ``/proc`` it means another file to every process, so that is no way.
+    """
+    if resolved is None or is_below(resolved, roots):
+        return False
+    real_roots = [os.path.realpath(root) for root in roots]
+    place, ahead, links = "/", [part for part in program.split("/") if part], 0
+    while ahead:
+        part = ahead.pop(0)
+        place = os.path.normpath(f"{place}/{part}") if part == ".." else f"{place.rstrip('/')}/{part}"
+        if place == "/proc" or any(Path(place).is_relative_to(root) for root in real_roots):
+            return False
+        try:
+            target = str(Path(place).readlink())
+        except OSError:
+            continue  # no link; if it is nothing at all, the end is not reached
+        links += 1
+        if links > MAX_LINKS:
+            return False
+        ahead[:0] = [part for part in target.split("/") if part and part != "."]
+        place = "/" if target.startswith("/") else place.rpartition("/")[0] or "/"
+    return place == resolved
 
 
 def is_below(path: str, roots: Iterable[Path]) -> bool:

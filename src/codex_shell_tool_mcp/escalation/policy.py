@@ -28,7 +28,8 @@ class ExecRequest:
             not be opened.
         argv: The program's argument vector, its ``argv[0]`` included; may be empty.
         cwd: Absolute working directory, or ``None`` when it has no name any more.
-        writable_by_sandbox: Whether the sandboxed side could have written the file (it lies below a writable root).
+        writable_by_sandbox: Whether the sandboxed side could have had a hand in what ``program`` leads to: the file, a
+            folder or a link on the way lies below a writable root.
     """
 
     file: str

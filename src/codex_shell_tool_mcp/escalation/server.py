@@ -167,7 +167,7 @@ def describe(request: wire.Request, writable: tuple[Path, ...] | None) -> ExecRe
         resolved=resolved,
         argv=tuple(os.fsdecode(argument) for argument in request.argv),
         cwd=cwd,
-        writable_by_sandbox=writable is not None and identity.is_below(resolved or program, writable),
+        writable_by_sandbox=writable is not None and not identity.name_is_trusted(program, resolved, writable),
     )
 
 

@@ -79,3 +79,47 @@ def test_is_below_follows_the_links_of_the_roots(tmp_path: Path) -> None:
     assert identity.is_below(inside, (tmp_path / "root",))
     assert not identity.is_below(f"{inside}x/../../other", (tmp_path / "elsewhere",))
     assert not identity.is_below(str(tmp_path.resolve() / "realistic"), (tmp_path / "root",))
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> tuple[Path, Path]:
+    """A folder that the sandbox can write and one that it cannot, which holds the program ``real``."""
+    root, safe = tmp_path.resolve() / "root", tmp_path.resolve() / "safe"
+    root.mkdir()
+    safe.mkdir()
+    (safe / "real").touch()
+    (safe / "alias").symlink_to("real")
+    (safe / "absolute").symlink_to(safe / "real")
+    (safe / "loop").symlink_to("loop")
+    (safe / "round").symlink_to("../root/back")
+    (root / "back").symlink_to("../safe/real")
+    (root / "git").symlink_to(safe / "real")
+    (root / "tool").touch()
+    (root / "safe").symlink_to(safe)
+    (safe / "into").symlink_to(root)
+    return root, safe
+
+
+@pytest.mark.parametrize("name", ["safe/real", "safe/alias", "safe/absolute", "safe/../safe/alias"])
+def test_names_out_of_reach_are_trusted(places: tuple[Path, Path], name: str) -> None:
+    root, safe = places
+    assert identity.name_is_trusted(str(root.parent / name), str(safe / "real"), (root,))
+
+
+@pytest.mark.parametrize(
+    "name", ["root/git", "root/tool", "root/safe/real", "safe/into/git", "safe/round", "safe/loop"]
+)
+def test_names_within_reach_are_not(places: tuple[Path, Path], name: str) -> None:
+    root, safe = places
+    for resolved in (str(safe / "real"), os.path.realpath(root.parent / name), None):
+        assert not identity.name_is_trusted(str(root.parent / name), resolved, (root,))
+
+
+def test_names_through_proc_are_not(places: tuple[Path, Path]) -> None:
+    root, safe = places
+    assert not identity.name_is_trusted(f"/proc/self/root{safe}/real", str(safe / "real"), (root,))
+
+
+def test_a_name_that_leads_elsewhere_by_now_is_not(places: tuple[Path, Path]) -> None:
+    root, safe = places
+    assert not identity.name_is_trusted(str(safe / "alias"), str(safe / "other"), (root,))
