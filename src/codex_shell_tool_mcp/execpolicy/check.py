@@ -1,0 +1,164 @@
+"""``execpolicy check``: what rules files say of a command, as JSON.
+
+The options, the output and the exit statuses are the original's. The files are taken as named: no folders are
+searched, no layers are added, a shell's ``-c`` script is not looked into, and the heuristics do not run.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from codex_shell_tool_mcp.errors import PolicyError, UsageError
+from codex_shell_tool_mcp.execpolicy.isolation import evaluate
+from codex_shell_tool_mcp.execpolicy.loader import read_rules
+from codex_shell_tool_mcp.execpolicy.rules import PrefixRuleMatch, RuleMatch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from codex_shell_tool_mcp.execpolicy.rules import Policy
+
+USAGE = "usage: codex-exec-mcp-server execpolicy check --rules PATH [--pretty] [--resolve-host-executables] COMMAND..."
+
+HELP = f"""{USAGE}
+
+Say what rules files decide about a command, as JSON. Nothing is run.
+
+  -r, --rules PATH             a rules file; repeat it for several, they are read in this order
+      --pretty                 indent the JSON
+      --resolve-host-executables
+                               let an absolute path stand for its basename, as host_executable permits
+  -h, --help                   print this text
+  COMMAND...                   the command; from its first word on everything belongs to it
+
+Exit status: 0 whatever the decision; 1 if a file cannot be read or does not hold; 2 for a wrong command line.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions:
+    """A checked command line."""
+
+    rules: tuple[str, ...]
+    command: tuple[str, ...]
+    pretty: bool = False
+    resolve_host_executables: bool = False
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``execpolicy check``; ``argv`` is what follows those two words. Returns the exit status."""
+    try:
+        options = parse_options(argv)
+    except UsageError as exc:
+        print(f"error: {exc}\n{USAGE}", file=sys.stderr)
+        return exc.exit_code
+    if options is None:
+        print(HELP, end="")
+        return 0
+    try:
+        policy = _policy(options.rules)
+    except PolicyError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return 1
+    matches = policy.matches(options.command, resolve_host_executables=options.resolve_host_executables)
+    indent = 2 if options.pretty else None
+    separators = None if options.pretty else (",", ":")
+    text = json.dumps(to_json(matches), ensure_ascii=False, indent=indent, separators=separators)
+    # JSON is UTF-8 whatever the locale; a working directory that is not keeps its bytes.
+    sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape") + b"\n")
+    sys.stdout.flush()
+    return 0
+
+
+def parse_options(argv: Sequence[str]) -> CheckOptions | None:
+    """Read the command line; ``None`` if help is asked for.
+
+    Raises:
+        UsageError: It cannot be used.
+    """
+    rules: list[str] = []
+    flags: set[str] = set()
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        option, has_value, value = _option(word)
+        if word == "--":
+            break
+        if option in {"-h", "--help"}:
+            return None
+        if option in {"-r", "--rules"}:
+            rules.append(value if has_value else _next(rest, option))
+        elif option in {"--pretty", "--resolve-host-executables"}:
+            if has_value:
+                raise UsageError(f"{option} takes no value")
+            flags.add(option)
+        else:
+            rest.insert(0, word)
+            break
+    return _checked(rules, rest, flags)
+
+
+def to_json(matches: Sequence[RuleMatch]) -> dict[str, Any]:
+    """The matches and the decision they make, in the original's form; no decision without a match."""
+    raw: dict[str, Any] = {"matchedRules": [_match(match) for match in matches]}
+    if matches:
+        raw["decision"] = max(match.decision for match in matches).word
+    return raw
+
+
+def _match(match: RuleMatch) -> dict[str, Any]:
+    if not isinstance(match, PrefixRuleMatch):
+        return {"heuristicsRuleMatch": {"command": list(match.command), "decision": match.decision.word}}
+    raw: dict[str, Any] = {"matchedPrefix": list(match.matched_prefix), "decision": match.decision.word}
+    if match.resolved_program is not None:
+        raw["resolvedProgram"] = match.resolved_program
+    if match.justification is not None:
+        raw["justification"] = match.justification
+    return {"prefixRuleMatch": raw}
+
+
+def _policy(paths: Sequence[str]) -> Policy:
+    try:
+        files = [read_rules(Path(path), follow_links=True) for path in paths]
+    except PolicyError as exc:
+        raise PolicyError(f"failed to read policy at {exc}") from exc
+    try:
+        return evaluate(files)
+    except PolicyError as exc:
+        raise PolicyError(f"failed to parse policy at {exc}") from exc
+
+
+def _option(word: str) -> tuple[str, bool, str]:
+    """An argument as option, whether it has a value attached, and that value: ``--rules=X``, ``-r=X`` or ``-rX``."""
+    if word.startswith("-r"):
+        return "-r", len(word) > 2, word[2:].removeprefix("=")
+    name, equals, value = word.partition("=")
+    return name, bool(equals), value
+
+
+def _next(rest: list[str], option: str) -> str:
+    if not rest:
+        raise UsageError(f"{option} needs the path of a rules file")
+    return rest.pop(0)
+
+
+def _checked(rules: Sequence[str], command: Sequence[str], flags: set[str]) -> CheckOptions:
+    if not rules:
+        raise UsageError("name a rules file: --rules PATH")
+    if not command:
+        raise UsageError("name the command to check after the options")
+    for word in command:
+        try:
+            word.encode("utf-8")
+        except UnicodeEncodeError as exc:
+            raise UsageError(f"the command's word {word!r} is not UTF-8, so no rule could name it") from exc
+    return CheckOptions(
+        rules=tuple(rules),
+        command=tuple(command),
+        pretty="--pretty" in flags,
+        resolve_host_executables="--resolve-host-executables" in flags,
+    )

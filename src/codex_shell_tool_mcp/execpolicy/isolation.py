@@ -1,0 +1,207 @@
+"""Evaluates rules files in a process of its own, which the interpreter may take down.
+
+The interpreter bounds neither memory nor steps: a huge list aborts its process, a deeply nested literal overflows the
+stack, a loop over a large range never ends. So it runs in a child with limits on address space, processor time, stack
+and wall time; what comes back is plain data. A child that dies is a bad file, nothing else.
+
+The child is forked where that is safe and cheap (Linux, and this process has a single thread, as a server at its start
+has); else this program is started anew, as ``EVALUATE_ARGUMENT`` tells a frozen one to become the evaluator.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from codex_shell_tool_mcp.errors import PolicyError
+from codex_shell_tool_mcp.execpolicy.codec import decode_policy
+from codex_shell_tool_mcp.execpolicy.rules import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+EVALUATE_ARGUMENT = "--evaluate-rules-file"
+"""``argv[1]`` of a frozen server that is to be the evaluator: its command line calls ``parser_child.main`` at once."""
+
+_SIGNAL_NAMES = {member.value: member.name for member in signal.Signals}
+
+# The evaluator needs this package and the interpreter, nothing that site-packages' .pth files would set up.
+_BOOTSTRAP = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from codex_shell_tool_mcp.execpolicy.parser_child import main
+main()
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What all files of one evaluation may use together.
+
+    Attributes:
+        memory: Address space in bytes beyond what the evaluator has when it starts. 10,000 rules take about 40 MB. Not
+            enforced by macOS.
+        processor_time: In seconds. 10,000 rules take about half a second.
+        wall_time: In seconds; longer than the processor time, for a machine that is busy.
+    """
+
+    memory: int = 512 * 1024 * 1024
+    processor_time: int = 5
+    wall_time: float = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RulesText:
+    """One file to evaluate.
+
+    Attributes:
+        identifier: Its path, for messages and for the rules' ``source``.
+        text: Its content.
+    """
+
+    identifier: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Outcome:
+    """What a child wrote, and how it ended: exit code or minus the signal, ``None`` if it had to be ended."""
+
+    output: bytes
+    status: int | None
+
+
+def evaluate(files: Sequence[RulesText], limits: Limits | None = None) -> Policy:
+    """The policy the files make, in the order given. No files make an empty policy, without a child.
+
+    Raises:
+        PolicyError: A file does not hold, or the interpreter did not survive it; the text begins with its identifier.
+    """
+    if not files:
+        return Policy()
+    limits = limits or Limits()
+    try:
+        outcome = _run_forked(files, limits) if _may_fork() else _run_started(files, limits)
+    except OSError as exc:
+        raise PolicyError(
+            f"{files[0].identifier}: the process that evaluates rules files cannot be started: {exc.strerror}; "
+            "free processes or memory, or reinstall codex-shell-tool-mcp"
+        ) from exc
+    *progress, last = outcome.output.split(b"\n")
+    if outcome.status == 0 and last.startswith(b"error "):
+        raise PolicyError(json.loads(last.removeprefix(b"error ")))
+    if outcome.status == 0 and last.startswith(b"policy "):
+        return decode_policy(last.removeprefix(b"policy "))
+    raise _death(files, len(progress), outcome.status, limits)
+
+
+def _death(files: Sequence[RulesText], begun: int, status: int | None, limits: Limits) -> PolicyError:
+    """What to say of a child that ended without an answer, after it had begun so many files."""
+    if status is None:
+        end = f"was ended after {limits.wall_time:g} s"
+    elif status == -signal.SIGXCPU:
+        end = f"used {limits.processor_time} s of processor time"
+    elif status < 0:
+        end = f"died of {_SIGNAL_NAMES.get(-status, f'signal {-status}')}"
+    else:
+        end = f"ended with status {status} before it was done"
+    if not begun:
+        return PolicyError(
+            f"{files[0].identifier}: rules files cannot be evaluated: the interpreter {end}, before the first file; "
+            "reinstall codex-shell-tool-mcp with its dependency starlark-pyo3"
+        )
+    return PolicyError(
+        f"{files[begun - 1].identifier}: too large or endless: the interpreter {end} "
+        "(write the rules out, with loops over short lists and no deep nesting)"
+    )
+
+
+def _may_fork() -> bool:
+    """Whether no other thread of this process could hold a lock that a forked child would need."""
+    if sys.platform != "linux":
+        return False
+    tasks = Path("/proc/self/task")
+    return tasks.is_dir() and len(list(tasks.iterdir())) == 1
+
+
+def _run_forked(files: Sequence[RulesText], limits: Limits) -> _Outcome:
+    source, target = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        _be_child(files, limits, target)
+    os.close(target)
+    complete = False
+    try:
+        output, complete = _read_until(source, time.monotonic() + limits.wall_time)
+    finally:
+        os.close(source)
+        if not complete:
+            os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+    return _Outcome(output=output, status=os.waitstatus_to_exitcode(status) if complete else None)
+
+
+def _be_child(files: Sequence[RulesText], limits: Limits, target: int) -> NoReturn:
+    """In the forked child: evaluate with nothing of the parent open but the pipe, and never return into its code."""
+    try:
+        os.dup2(target, 3)  # before 0 to 2: if the parent had one of those closed, the pipe may be there
+        null = os.open(os.devnull, os.O_RDWR)
+        for number in (0, 1, 2):
+            os.dup2(null, number)
+        for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - names are all that is wanted
+            if int(name) > 3:
+                with contextlib.suppress(OSError):  # the listing's own is gone by now
+                    os.close(int(name))
+        from codex_shell_tool_mcp.execpolicy.parser_child import answer  # noqa: PLC0415 - brings the interpreter
+
+        answer(files, limits, 3)
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def _read_until(source: int, deadline: float) -> tuple[bytes, bool]:
+    """What comes from ``source`` before ``deadline`` (monotonic), and whether that was all."""
+    parts: list[bytes] = []
+    poller = select.poll()
+    poller.register(source, select.POLLIN)
+    while (left := deadline - time.monotonic()) > 0:
+        if not poller.poll(left * 1000):
+            continue
+        part = os.read(source, 1 << 20)
+        if not part:
+            return b"".join(parts), True
+        parts.append(part)
+    return b"".join(parts), False
+
+
+def _run_started(files: Sequence[RulesText], limits: Limits) -> _Outcome:
+    question = json.dumps({"limits": asdict(limits), "files": [asdict(file) for file in files]}).encode("ascii")
+    with subprocess.Popen(
+        _evaluator_command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as child:
+        try:
+            output, _ = child.communicate(question, timeout=limits.wall_time)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            output, _ = child.communicate()
+            return _Outcome(output=output, status=None)
+        except BaseException:
+            child.kill()
+            raise
+    return _Outcome(output=output, status=child.returncode)
+
+
+def _evaluator_command() -> list[str]:
+    if getattr(sys, "frozen", False):
+        return [sys.executable, EVALUATE_ARGUMENT]
+    return [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, json.dumps(sys.path)]

@@ -1,0 +1,271 @@
+"""Evaluates rules files: the only place that knows the interpreter.
+
+A file is a Starlark program that calls ``prefix_rule``, ``host_executable`` and ``network_rule``. It can use unbounded
+memory and time, and a deeply nested literal overflows the interpreter's stack, so files are evaluated in a
+process of their own (:mod:`.isolation`); nothing else may call this module with text it does not trust.
+
+How the builtins see their arguments. The binding hands values to Python through a serialiser that forgets what was a
+tuple and fails on a function, and it does not say where a call stands. So the builtins are written in Starlark: they
+describe each argument (strings and lists as they are, anything else by its type), find the calling line in the
+interpreter's stack and pass one JSON text on. Only when a call turns out bad is its column wanted: then the
+file is evaluated again with builtins that fail at that very call, and the interpreter names the place.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, NoReturn
+
+import starlark
+
+from codex_shell_tool_mcp.errors import PolicyError
+from codex_shell_tool_mcp.execpolicy.checks import (
+    Argument,
+    CheckedRule,
+    ErrorKind,
+    Other,
+    RuleError,
+    check_examples,
+    host_executable,
+    network_rule,
+    prefix_rule,
+)
+from codex_shell_tool_mcp.execpolicy.rules import NetworkRule, Policy, PrefixRule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_FILE = "rules"
+"""What the interpreter calls every rules file; the real name may hold characters that would garble its messages."""
+
+_PRELUDE_FILE = "builtins"
+
+# Nested deeper than examples can be, a list is only described by its type; this also ends lists that hold themselves.
+_PRELUDE = """
+def _make_builtins(emit, call_stack, encode):
+    absent = lambda: None
+
+    def line():
+        stack = call_stack()
+        stack = stack[:stack.find("\\n  * builtins:")]
+        where = stack.rfind("\\n  * rules:")
+        return stack[where + 11:].split(",", 1)[0] if where >= 0 else ""
+
+    def described(value, depth):
+        kind = type(value)
+        if kind == "string":
+            return value
+        if kind == "list" and depth > 0:
+            return [element if type(element) == "string" else described(element, depth - 1) for element in value]
+        return {"type": kind}
+
+    def argument(value):
+        return None if value == absent else described(value, 3)
+
+    def prefix_rule(pattern, decision = absent, match = absent, not_match = absent, justification = absent):
+        emit(encode(["prefix_rule", line(), [
+            described(pattern, 3), argument(decision), argument(match), argument(not_match), argument(justification),
+        ]]))
+
+    def host_executable(name, paths):
+        emit(encode(["host_executable", line(), [argument(name), argument(paths)]]))
+
+    def network_rule(host, protocol, decision, justification = absent):
+        emit(encode(["network_rule", line(), [
+            argument(host), argument(protocol), argument(decision), argument(justification),
+        ]]))
+
+    return prefix_rule, host_executable, network_rule
+
+prefix_rule, host_executable, network_rule = _make_builtins(emit, call_stack, json.encode)
+"""
+
+_BUILTINS = ("prefix_rule", "host_executable", "network_rule")
+_LOAD_BUILTINS = f'load("{_PRELUDE_FILE}", {", ".join(json.dumps(name) for name in _BUILTINS)})'
+
+_REPORT = json.JSONDecoder(object_hook=lambda described: Other(described["type"]))
+
+_MESSAGE = re.compile(r"^error: ", re.MULTILINE)
+_PLACE = re.compile(rf"^ *--> {_FILE}:(\d+):(\d+)$", re.MULTILINE)
+
+# What the interpreter says, and what to write instead; the first that fits counts.
+_ADVICE = (
+    ("`load` is not allowed", "put all rules into this file: a rules file cannot load another"),
+    ("reserved keyword `while`", "use a for loop over a list"),
+    ("reserved keyword", "rules files are Starlark, a small part of Python without this statement"),
+    ("invalid input `\N{ZERO WIDTH NO-BREAK SPACE}`", "save the file as UTF-8 without a byte order mark"),
+    ("invalid string escape", "write the character itself, or double the backslash"),
+    ("call stack overflow", "write the rules without recursion"),
+    ("Missing parameter", "give it, by name or by position"),
+    ("extra named parameter", "docs/rules.md lists the parameters of each builtin"),
+    ("extra positional", "docs/rules.md lists the parameters of each builtin"),
+    (
+        "Parse error",
+        "close the brackets and quotes before it, put commas between elements, begin statements in column 1",
+    ),
+    ("Variable `", "there are prefix_rule, host_executable, network_rule, what Starlark offers, and your own names"),
+)
+_OTHER_ADVICE = "rules files are written in Starlark: see docs/rules.md"
+
+
+class PolicyParser:
+    """Reads rules files one after the other into one policy.
+
+    Only the policy is carried from file to file; a file's own variables and functions end with it.
+    """
+
+    def __init__(self) -> None:
+        self._prefix_rules: list[PrefixRule] = []
+        self._network_rules: list[NetworkRule] = []
+        self._host_executables: dict[str, tuple[str, ...]] = {}
+
+    def parse(self, identifier: str, text: str) -> None:
+        """Evaluate one file and add what it says.
+
+        Args:
+            identifier: The file's name for messages.
+            text: Its content.
+
+        Raises:
+            PolicyError: ``identifier:line:column: what is wrong (what to write instead)``. What the parser held
+                before is kept, nothing of this file is added but its ``host_executable`` entries so far.
+        """
+        calls = _Calls(identifier, self._host_executables)
+        try:
+            _evaluate(text, calls.receive)
+        except starlark.StarlarkError as exc:
+            if calls.error is None:
+                raise _interpreter_error(identifier, str(exc)) from None
+            self._fail(identifier, text, len(calls.checked), calls.error)
+        for number, checked in enumerate(calls.checked):
+            if isinstance(checked, CheckedRule) and (checked.match or checked.not_match):
+                try:
+                    check_examples(checked, self._host_executables)
+                except RuleError as exc:
+                    self._fail(identifier, text, number, exc)
+        for checked in calls.checked:
+            if isinstance(checked, CheckedRule):
+                self._prefix_rules += checked.rules
+            elif isinstance(checked, NetworkRule):
+                self._network_rules.append(checked)
+
+    def build(self) -> Policy:
+        """The policy of all files read so far."""
+        return Policy(
+            prefix_rules=tuple(self._prefix_rules),
+            network_rules=tuple(self._network_rules),
+            host_executables=dict(self._host_executables),
+        )
+
+    @staticmethod
+    def _fail(identifier: str, text: str, number: int, error: RuleError) -> NoReturn:
+        line, column = _place_of_call(text, number)
+        raise PolicyError(f"{identifier}:{line}:{column}: {error}") from None
+
+
+class _Calls:
+    """Takes the calls of one file as the builtins report them and checks each at once, as the language wants."""
+
+    def __init__(self, identifier: str, host_executables: dict[str, tuple[str, ...]]) -> None:
+        self._identifier = identifier
+        self._host_executables = host_executables
+        self.checked: list[CheckedRule | NetworkRule | None] = []
+        self.error: RuleError | None = None
+
+    def receive(self, report: str) -> None:
+        """One call: its builtin, its line and its arguments as JSON."""
+        builtin, line, arguments = _REPORT.decode(report)
+        source = f"{self._identifier}:{line}" if line else self._identifier
+        try:
+            self.checked.append(self._check(builtin, source, arguments))
+        except RuleError as exc:
+            self.error = exc
+            raise
+
+    def _check(self, builtin: str, source: str, arguments: Sequence[Argument]) -> CheckedRule | NetworkRule | None:
+        if builtin == "prefix_rule":
+            pattern, decision, match, not_match, justification = arguments
+            return prefix_rule(
+                pattern=pattern,
+                decision=decision,
+                match=match,
+                not_match=not_match,
+                justification=justification,
+                source=source,
+            )
+        if builtin == "network_rule":
+            host, protocol, decision, justification = arguments
+            return network_rule(
+                host=host, protocol=protocol, decision=decision, justification=justification, source=source
+            )
+        name, paths = host_executable(name=arguments[0], paths=arguments[1])
+        self._host_executables[name] = paths
+        return None
+
+
+def _dialect(*, load: bool = False) -> starlark.Dialect:
+    """The extended dialect with f-strings, as the original has it; rules files get no ``load``."""
+    dialect = starlark.Dialect.extended()
+    dialect.enable_f_strings = True
+    dialect.enable_load = load
+    return dialect
+
+
+def _evaluate(text: str, emit: Callable[[str], None]) -> None:
+    """Run one file with the builtins, in a module of its own."""
+    prelude = starlark.Module()
+    prelude.add_callable("emit", emit)
+    extensions = [starlark.LibraryExtension.CallStack, starlark.LibraryExtension.Json]
+    starlark.eval(
+        prelude, starlark.parse(_PRELUDE_FILE, _PRELUDE, _dialect()), starlark.Globals.extended_by(extensions)
+    )
+    frozen = prelude.freeze()
+    module = starlark.Module()
+    # A name that one program loads into a module is there for the next one too: so the file gets the builtins and
+    # nothing else of the prelude, and still may not load anything itself.
+    starlark.eval(
+        module,
+        starlark.parse(_PRELUDE_FILE, _LOAD_BUILTINS, _dialect(load=True)),
+        starlark.Globals.standard(),
+        starlark.FileLoader(lambda _name: frozen),
+    )
+    starlark.eval(module, starlark.parse(_FILE, text, _dialect()), starlark.Globals.standard())
+
+
+def _place_of_call(text: str, number: int) -> tuple[str, str]:
+    """Line and column of the ``number``-th call (from 0) of any builtin, found by running the file up to it."""
+    seen = 0
+
+    def call(*_args: object, **_kwargs: object) -> None:
+        nonlocal seen
+        if seen == number:
+            raise ValueError
+        seen += 1
+
+    module = starlark.Module()
+    for name in _BUILTINS:
+        module.add_callable(name, call)
+    try:
+        starlark.eval(module, starlark.parse(_FILE, text, _dialect()), starlark.Globals.standard())
+    except starlark.StarlarkError as exc:
+        return _place(str(exc))
+    return "1", "1"
+
+
+def _place(diagnostic: str) -> tuple[str, str]:
+    """Line and column an interpreter's diagnostic points at; its own pointer is the last, below the message."""
+    places = _PLACE.findall(diagnostic)
+    return places[-1] if places else ("1", "1")
+
+
+def _interpreter_error(identifier: str, diagnostic: str) -> PolicyError:
+    """The interpreter's own complaint: a traceback of indented lines, ``error: MESSAGE``, the place, an excerpt."""
+    line, column = _place(diagnostic)
+    begin = _MESSAGE.search(diagnostic)
+    places = list(_PLACE.finditer(diagnostic))
+    message = diagnostic[begin.end() if begin else 0 : places[-1].start() if places else None]
+    # What else could have stood there is a list of up to fifty tokens.
+    text = message.strip().partition(", expected one of")[0].replace(f"{_PRELUDE_FILE}.", "")
+    advice = next((advice for part, advice in _ADVICE if part in text), _OTHER_ADVICE)
+    return PolicyError(f"{identifier}:{line}:{column}: {ErrorKind.STARLARK.value}{text} ({advice})")

@@ -1,0 +1,123 @@
+"""The rule sets in ``examples/rules`` load and decide what their README says; ``docs/rules.md`` shows what is."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from codex_shell_tool_mcp.errors import PolicyError
+from codex_shell_tool_mcp.execpolicy import check, loader
+from codex_shell_tool_mcp.execpolicy.decision import Decision
+from codex_shell_tool_mcp.execpolicy.heuristics import unmatched_decision
+from codex_shell_tool_mcp.execpolicy.isolation import Limits
+from codex_shell_tool_mcp.execpolicy.loader import load_rules
+from codex_shell_tool_mcp.execpolicy.parser import PolicyParser
+from codex_shell_tool_mcp.execpolicy.rules import Policy, evaluate_exec
+
+EXAMPLES = Path(__file__).parents[3] / "examples" / "rules"
+
+UNMATCHED = """
+git status|git commit -m push|git diff --stat|git remote -v|git config user.name x|git rebase main|git push-all
+npm test|npm run build|pip list|python3 -m pytest|python3 script.py|cargo build|cargo test|make
+ls -l|rm -r build|rm -rf-x|systemctl status x|cat sudo|mkdir at
+"""
+PROMPT = """
+git push|git push origin main --force|git fetch --all|git pull|git clone x|git remote add x y|git remote set-url x y
+npm install|npm i x|npm ci|npx x|pip install x|pip3 install -r r.txt|python3 -m pip install x|cargo install x
+npm publish|cargo publish --dry-run|twine upload dist/x|systemctl restart x|systemctl stop x
+"""
+FORBIDDEN = """
+git push --force|git push -f origin main|git push --delete origin x|git push --mirror|git config --global a b
+npm unpublish x|npm token create|cargo yank x|sudo ls|sudo rm -rf x|su|reboot|mkfs.ext4 /dev/sda|crontab -e|at now
+rm -rf /|rm -fr .git
+"""
+CASES = [
+    (command, decision)
+    for decision, table in ((None, UNMATCHED), (Decision.PROMPT, PROMPT), (Decision.FORBIDDEN, FORBIDDEN))
+    for line in table.split("\n")
+    for command in line.split("|")
+    if command
+]
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
+    """The examples as a user has them after copying the folder."""
+    home = tmp_path_factory.mktemp("home")
+    shutil.copytree(EXAMPLES, home / "rules")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loader, "SYSTEM_FOLDER", home / "no system layer")
+        return load_rules(home)
+
+
+@pytest.mark.parametrize(("command", "decision"), CASES)
+@pytest.mark.parametrize("folder", ["/usr/bin", "/work/fake"])
+def test_decisions(policy: Policy, command: str, decision: Decision | None, folder: str) -> None:
+    argv = shlex.split(command)
+    found = evaluate_exec(
+        policy,
+        program=f"{folder}/{argv[0]}",
+        resolved=f"{folder}/{argv[0]}",
+        argv=argv,
+        preserve_program_paths=False,
+        name_may_allow=False,
+        heuristics=unmatched_decision,
+    )
+    assert (found.decision if found.by_rule else None) == decision
+
+
+def test_nothing_is_allowed_outside_the_sandbox(policy: Policy) -> None:
+    assert policy.allowed_prefixes() == []
+
+
+def test_every_rule_says_why_and_every_file_is_listed(policy: Policy) -> None:
+    assert all(rule.justification for rule in policy.prefix_rules)
+    readme = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    files = sorted(EXAMPLES.glob("*.rules"))
+    assert files
+    assert all(f"`{file.name}`" in readme for file in files)
+    assert {str(rule.source).rpartition(":")[0].rpartition("/")[2] for rule in policy.prefix_rules} == {
+        file.name for file in files
+    }
+
+
+# docs/rules.md --------------------------------------------------------------------------------------------------------
+
+DOCUMENT = (EXAMPLES.parents[1] / "docs" / "rules.md").read_text(encoding="utf-8")
+SNIPPETS = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
+
+
+def test_the_document_has_a_snippet_of_each_builtin_and_all_hold() -> None:
+    for builtin in ("prefix_rule", "host_executable", "network_rule"):
+        assert any(snippet.startswith(f"{builtin}(") for snippet in SNIPPETS)
+    for snippet in SNIPPETS:
+        PolicyParser().parse("docs/rules.md", snippet)
+
+
+def test_the_document_shows_what_check_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "my.rules").write_text(SNIPPETS[0])
+    shown = re.search(r"```console\n\$ codex-exec-mcp-server execpolicy check (.*)\n(.*)\n```", DOCUMENT)
+    assert shown
+    arguments = [word.replace("~/.codex/rules", str(tmp_path)) for word in shown[1].split()]
+    assert check.main(arguments) == 0
+    assert capsys.readouterr().out == shown[2] + "\n"
+
+
+def test_the_document_shows_an_error_as_it_is(tmp_path: Path) -> None:
+    shown = re.search(r"```text\n/home/me/.codex/rules/my.rules(.*)\n```", DOCUMENT)
+    assert shown
+    with pytest.raises(PolicyError) as caught:
+        PolicyParser().parse("", '\n\nprefix_rule(["git"], decision = "ask")')
+    assert str(caught.value) == shown[1]
+
+
+def test_the_document_states_the_limits() -> None:
+    limits = Limits()
+    assert f"{limits.memory >> 20} MiB of memory" in DOCUMENT
+    assert f"{limits.processor_time} seconds of processor time" in DOCUMENT
+    assert f"{limits.wall_time:g} seconds in all" in DOCUMENT
+    assert f"{loader.MAX_FILE_BYTES >> 20} MiB" in DOCUMENT

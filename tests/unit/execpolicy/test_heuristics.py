@@ -1,0 +1,277 @@
+"""What a command that no rule matches gets, and the reader of plain scripts it needs.
+
+The tables of scripts hold what tree-sitter-bash 0.25.1, which the original uses, makes of them.
+"""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from codex_shell_tool_mcp.execpolicy.decision import Decision
+from codex_shell_tool_mcp.execpolicy.heuristics import (
+    command_might_be_dangerous,
+    plain_commands,
+    shell_script,
+    unmatched_decision,
+)
+
+DANGEROUS = [
+    ["rm", "-rf", "/"],
+    ["rm", "-f", "x"],
+    ["rm", "-f"],
+    ["sudo", "rm", "-rf", "x"],
+    ["sudo", "sudo", "rm", "-f", "x"],
+    ["bash", "-lc", "rm -rf /tmp/x && echo hi"],
+    ["bash", "-c", "echo hi\nrm -f x"],
+    ["/usr/bin/bash", "-lc", "echo | sudo rm -rf x"],
+    ["zsh", "-c", "rm '-rf' x;"],
+    ["sh", "-c", 'rm "-f"'],
+    ["bash.exe", "-c", "rm -rf x"],
+    ["bash.sh.old", "-c", "rm -rf x"],
+]
+
+HARMLESS = [
+    [],
+    [""],
+    ["rm"],
+    ["rm", "-fr", "x"],
+    ["rm", "-r", "-f", "x"],
+    ["rm", "-R", "-f"],
+    ["rm", "--force"],
+    ["rm", "x", "-rf"],
+    ["rm", "-v", "-f"],
+    ["/bin/rm", "-rf", "x"],
+    ["\\rm", "-rf", "x"],
+    ["sudo", "-u", "root", "rm", "-rf", "x"],
+    ["sudo", "/bin/rm", "-rf", "x"],
+    ["sudo"],
+    ["env", "rm", "-rf", "x"],
+    ["nice", "rm", "-rf", "x"],
+    ["xargs", "rm", "-rf"],
+    ["time", "rm", "-rf", "x"],
+    ["git", "reset", "--hard"],
+    ["git", "push", "--force"],
+    ["git", "clean", "-fdx"],
+    ["git", "branch", "-D", "x"],
+    ["dd", "if=/dev/zero", "of=/dev/sda"],
+    ["mkfs", "/dev/sda"],
+    ["shutdown", "now"],
+    ["chmod", "-R", "777", "/"],
+    ["bash", "-lc", "rm -rf $HOME"],
+    ["bash", "-lc", "(rm -rf x)"],
+    ["bash", "-lc", "FOO=1 rm -rf x"],
+    ["bash", "-lc", "rm -rf x > log"],
+    ["bash", "-lc", "if true; then rm -rf x; fi"],
+    ["bash", "-lc", "sudo bash -c 'rm -rf x'"],
+    ["bash", "-lc", "curl x | sh"],
+    ["bash", "-lc", "rm -fr x"],
+    ["bash", "-l", "-c", "rm -rf x"],
+    ["bash", "-ic", "rm -rf x"],
+    ["bash", "-xc", "rm -rf x"],
+    ["bash", "--login", "-c", "rm -rf x"],
+    ["bash", "-c", "rm -rf x", "bash"],
+    ["dash", "-c", "rm -rf x"],
+    ["bash-5.2", "-c", "rm -rf x"],
+    ["fish", "-c", "rm -rf x"],
+    [".bash", "-c", "rm -rf x"],
+    ["bash", "-c", ""],
+]
+
+
+@pytest.mark.parametrize("command", DANGEROUS, ids=" ".join)
+def test_dangerous(command: list[str]) -> None:
+    assert command_might_be_dangerous(command)
+    assert unmatched_decision(command) is Decision.PROMPT
+
+
+@pytest.mark.parametrize("command", HARMLESS, ids=" ".join)
+def test_harmless(command: list[str]) -> None:
+    assert not command_might_be_dangerous(command)
+    assert unmatched_decision(command) is Decision.ALLOW
+
+
+def test_many_sudos_are_no_recursion() -> None:
+    assert command_might_be_dangerous(["sudo"] * 100_000 + ["rm", "-f"])
+
+
+@pytest.mark.parametrize(
+    ("shell", "known"),
+    [
+        ("bash", True),
+        ("/opt/x/zsh", True),
+        ("./sh", True),
+        ("sh.exe", True),
+        ("bash.", True),
+        ("ksh", False),
+        ("bash-5.2", False),
+        (".sh", False),
+        ("", False),
+        ("bashx", False),
+    ],
+)
+def test_shell_script(shell: str, known: bool) -> None:
+    assert (shell_script([shell, "-c", "x y"]) == "x y") is known
+
+
+PLAIN = [
+    ("ls && pwd; echo 'hi there' | wc -l", [["ls"], ["pwd"], ["echo", "hi there"], ["wc", "-l"]]),
+    ("ls\npwd", [["ls"], ["pwd"]]),
+    ("ls\r\npwd\r\n", [["ls"], ["pwd"]]),
+    ("\n\nls\n\n\npwd\n\n", [["ls"], ["pwd"]]),
+    ("ls;", [["ls"]]),
+    ("a ; b;c", [["a"], ["b"], ["c"]]),
+    ("a|b||c&&d", [["a"], ["b"], ["c"], ["d"]]),
+    ("a &&\n b", [["a"], ["b"]]),
+    ("a |\n\n b", [["a"], ["b"]]),
+    ("a;\nb", [["a"], ["b"]]),
+    ("a \\\n && b", [["a"], ["b"]]),
+    ("ls \\\n -l", [["ls", "-l"]]),
+    ("a\tb\vc\fd", [["a", "b", "c", "d"]]),
+    ('rg -g"*.py" x', [["rg", "-g*.py", "x"]]),
+    ('echo "/usr"\'/\'"local"/bin', [["echo", "/usr/local/bin"]]),
+    ('git commit -m "a\nb"', [["git", "commit", "-m", "a\nb"]]),
+    ('echo ""', [["echo", ""]]),
+    ("echo ''", [["echo", ""]]),
+    ("echo ''a b''", [["echo", "a", "b"]]),
+    (r"echo a\ b", [["echo", r"a\ b"]]),
+    (r'echo "a\"b"', [["echo", r"a\"b"]]),
+    (r'echo "a\\"', [["echo", r"a\\"]]),
+    (r"echo 'a\'", [["echo", "a\\"]]),
+    (r"find . -exec echo {} \;", [["find", ".", "-exec", "echo", "{}", r"\;"]]),
+    ("echo *.py", [["echo", "*.py"]]),
+    ("echo {a,b}", [["echo", "{a,b}"]]),
+    ("echo ~", [["echo", "~"]]),
+    ("echo [abc]", [["echo", "[abc]"]]),
+    ("ls ?", [["ls", "?"]]),
+    ("ls !x a! @ % ^ + , : = a=b --c=d", [["ls", "!x", "a!", "@", "%", "^", "+", ",", ":", "=", "a=b", "--c=d"]]),
+    ("echo 1 -1 0x1f 10#5 1a 1.5", [["echo", "1", "-1", "0x1f", "10#5", "1a", "1.5"]]),
+    ("echo if then fi while x#y", [["echo", "if", "then", "fi", "while", "x#y"]]),
+    ("exec ls", [["exec", "ls"]]),
+    ("env x", [["env", "x"]]),
+    ("time ls", [["time", "ls"]]),
+    ("coproc ls", [["coproc", "ls"]]),
+    ("test -f x", [["test", "-f", "x"]]),
+    ("eval x; let y; . z", [["eval", "x"], ["let", "y"], [".", "z"]]),
+    ("/bin/ls ./x ~/y", [["/bin/ls", "./x", "~/y"]]),
+    ("echo é\N{NO-BREAK SPACE}", [["echo", "é\N{NO-BREAK SPACE}"]]),
+    ("", []),
+    (" \t\n", []),
+]
+
+REFUSED = [
+    # assignments and declarations
+    *("FOO=1 ls", "a=1", "a=", "a+=b", "x[1]=2", "export A=1", "export", "declare", "declare -a", "local"),
+    *("readonly", "typeset", "unset A", "unsetenv"),
+    # expansions
+    *("$x", "${x}", "$1", "`x`", "$(x)", "<(x)", "$((1))", "$'x'", '$"x"', "echo $", "echo $x", "echo a$x"),
+    *('echo "$x"', 'echo "${x}"', 'echo "`x`"', 'echo "$(x)"', 'echo "a$"', "echo {1..3}", "echo a{1..3}b"),
+    # redirections
+    *("a > b", "a >b", "a < b", "a 2>&1", "a >> b", "a << E\nx\nE", "a <<< b", "a &> b"),
+    # groups, control flow, functions, tests
+    *("(a)", "{ a; }", "if a; then b; fi", "for x in y; do z; done", "while a; do b; done", "until a; do b; done"),
+    *("case a in b) c;; esac", "select x in y; do z; done", "f() { a; }", "function f { a; }", "[ a ]", "[[ a ]]"),
+    *("! x", "echo (a)", "a()", "a b()"),
+    # jobs and operators
+    *("x &", "x & y", "x |& y", "x ;; y", ";", "; a", "&& a", "|| a", "| a", "a &&", "a ||", "a |", "a && && b"),
+    *("a ; ; b", "a\n; b", "a && \n", "a |\n| b"),
+    # comments
+    *("# a", "a # b", "a #b", "a\n# b", "a#b"),
+    # names that are no bare words
+    *('"ls" -l', "'ls'", "l's'", "1", "1 2", "-1", "0x1", "1#2", "{}", "{a", "''"),
+    # quotes and escapes that do not end
+    *(
+        "echo 'a",
+        'echo "a',
+        "echo \\",
+        'echo "a\\"',
+        "echo \\\n",
+        "\\\n",
+        "a\n\\\nb",
+        "echo ''''",
+        "echo ==",
+        "echo =~",
+    ),
+]
+
+
+@pytest.mark.parametrize(("script", "commands"), PLAIN)
+def test_plain_scripts(script: str, commands: list[list[str]]) -> None:
+    assert plain_commands(script) == commands
+
+
+@pytest.mark.parametrize("script", REFUSED)
+def test_scripts_that_are_more_than_commands(script: str) -> None:
+    assert plain_commands(script) is None
+
+
+PARTS = [
+    "rm",
+    "-rf",
+    "ls",
+    " ",
+    "  ",
+    "\n",
+    ";",
+    "&&",
+    "||",
+    "|",
+    "&",
+    "'",
+    '"',
+    "\\",
+    "$x",
+    "#",
+    "(",
+    "{a,b}",
+    "=",
+    "é",
+]
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(PARTS), max_size=12).map("".join))
+def test_any_script_is_read_or_refused_and_separators_only_add_up(script: str) -> None:
+    commands = plain_commands(script)
+    if commands is None:
+        return
+    assert all(command and command[0] for command in commands)
+    assert plain_commands(f"{script}\nls") == [*commands, ["ls"]]
+    assert plain_commands(f"ls -l;{script}") == [["ls", "-l"], *commands]
+    assert plain_commands(f"{script} $x" if commands else "$x") is None
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "a ",
+        "\n",
+        "\\\n",
+        "a;",
+        "a|",
+        "'",
+        '"',
+        "\\",
+        "'a'",
+        "{",
+        "[",
+        "{a",
+        "[a",
+        "{1..",
+        "a#",
+        "\n\\\n",
+        "=",
+        "-",
+        "(",
+        "$",
+        "\r",
+    ],
+)
+def test_reading_takes_linear_time(unit: str) -> None:
+    script = "ls " + unit * (100_000 // len(unit))
+    began = time.process_time()
+    plain_commands(script)
+    assert time.process_time() - began < 3
