@@ -1,0 +1,231 @@
+/* What the wrapper does once its program runs outside: it hands over what an exec would have kept, stands in for the
+ * program towards the shell (signals, stops), and ends the way the program ends. */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "attributes.h"
+#include "client.h"
+#include "descriptors.h"
+#include "inventory.h"
+#include "signals.h"
+
+/* How long the stream may tell, after the shell has continued us, that the kernel has continued the program as well. */
+#define CONTINUED_MS 20
+
+struct handover {
+    const struct client *client;
+    struct stat rendezvous;
+    uint32_t count;
+    bool too_many;
+    uint32_t numbers[DESCRIPTORS_MAX];
+};
+
+static bool is_rendezvous(const struct handover *handover, int number)
+{
+    struct stat status;
+    if (number == handover->client->rendezvous)
+        return true;
+    return fstat(number, &status) == 0 && S_ISSOCK(status.st_mode) && status.st_dev == handover->rendezvous.st_dev &&
+           status.st_ino == handover->rendezvous.st_ino;
+}
+
+/* What an exec'd program would have: not close-on-exec (so none of ours), not O_PATH, not the escalation socket under any
+ * number, not the shell's answer pipe. */
+static void consider(int number, void *context)
+{
+    struct handover *handover = context;
+    int flags = fcntl(number, F_GETFD);
+    if (flags < 0 || (flags & FD_CLOEXEC) != 0 || number == handover->client->ask)
+        return;
+#ifdef O_PATH
+    flags = fcntl(number, F_GETFL);
+    if (flags < 0 || (flags & O_PATH) != 0)
+        return;
+#endif
+    if (is_rendezvous(handover, number))
+        return;
+    if (handover->count == DESCRIPTORS_MAX)
+        handover->too_many = true;
+    else
+        handover->numbers[handover->count++] = (uint32_t)number;
+}
+
+static bool send_descriptors(const struct client *client, const struct handover *handover)
+{
+    uint8_t frame[FRAME_HEAD + STREAM_PAYLOAD_MAX];
+    int part[PART_MAX];
+    uint32_t sent = 0;
+    do {
+        uint32_t count = handover->count - sent < PART_MAX ? handover->count - sent : PART_MAX;
+        for (uint32_t i = 0; i < count; i++)
+            part[i] = (int)handover->numbers[sent + i];
+        size_t size = encode_fds(frame, sizeof frame, handover->count, handover->numbers + sent, count);
+        if (!send_all(client->stream, frame, size, part, count))
+            return false;
+        sent += count;
+    } while (sent < handover->count);
+    return true;
+}
+
+static bool send_attributes(const struct client *client, const struct attributes *attributes)
+{
+    uint8_t frame[FRAME_HEAD + 28 + 20 * LIMITS_MAX];
+    return send_all(client->stream, frame, encode_attributes(frame, sizeof frame, attributes), NULL, 0);
+}
+
+/* Only the program is to hold them now: a pipe must reach its end when the program closes it. stderr stays for what we
+ * may have to say. */
+static void let_go(struct client *client, const struct handover *handover)
+{
+    for (uint32_t i = 0; i < handover->count; i++)
+        if (handover->numbers[i] != STDERR_FILENO)
+            close((int)handover->numbers[i]);
+    close_if_open(&client->rendezvous);
+    close_if_open(&client->program);
+    close_if_open(&client->cwd);
+}
+
+static void hand_over(struct client *client, struct attributes *attributes, uint64_t blocked)
+{
+    static struct handover handover;
+    handover.client = client;
+    fstat(client->rendezvous, &handover.rendezvous);
+    each_descriptor(consider, &handover);
+    if (handover.too_many)
+        not_run(client, "more than 4096 descriptors are open; an escalated program cannot be given so many", 0);
+    bool sent = send_descriptors(client, &handover);
+    if (sent) {
+        take_attributes(attributes, blocked);
+        sent = send_attributes(client, attributes);
+    }
+    if (!sent && errno != EPIPE && errno != ECONNRESET)
+        not_run(client, "its descriptors could not be handed over", errno);
+    if (!sent)
+        return; /* the supervisor has closed: what it said before is still to be read */
+    client->decoder.state = STATE_ATTACHED;
+    let_go(client, &handover);
+}
+
+struct attendance {
+    struct client *client;
+    bool shares_terminal;
+    int relay[2];
+    bool stopped;       /* the program stopped, and so did we */
+    bool skip_continue; /* the program has been continued already */
+};
+
+static bool sent_by_terminal(int number)
+{
+    return number == SIGINT || number == SIGQUIT || number == SIGTSTP || number == SIGTTIN || number == SIGTTOU ||
+           number == SIGHUP || number == SIGWINCH || number == SIGCONT;
+}
+
+static void forward(struct attendance *attendance, struct caught caught)
+{
+    uint8_t frame[FRAME_HEAD + 4];
+    /* The end of a child that we inherited from the shell is no business of the program's. */
+    if (caught.number == SIGCHLD && caught.from_kernel)
+        return;
+    /* It is in our process group: the kernel has sent it the same. */
+    if (attendance->shares_terminal && caught.from_kernel && sent_by_terminal(caught.number))
+        return;
+    if (caught.number == SIGCONT) {
+        attendance->stopped = false;
+        if (attendance->skip_continue) {
+            attendance->skip_continue = false;
+            return;
+        }
+    }
+    /* If it cannot be sent, the stream tells why. */
+    send_all(attendance->client->stream, frame, encode_number(frame, sizeof frame, FRAME_SIGNAL, caught.number), NULL, 0);
+}
+
+static _Noreturn void end_as(const struct client *client)
+{
+    struct outcome outcome;
+    if (!decode_exit(client->decoder.payload, client->decoder.length, &outcome))
+        not_run(client, "the supervisor broke the protocol: an end that cannot be", 0);
+    if (outcome.kind == OUTCOME_NOT_STARTED)
+        fail_as(client->file, (int)outcome.value);
+    if (outcome.kind == OUTCOME_EXITED)
+        _exit((int)outcome.value);
+    die_of((int)outcome.value);
+    _exit(128 + (int)outcome.value);
+}
+
+static void stop(struct attendance *attendance)
+{
+    const struct decoder *decoder = &attendance->client->decoder;
+    uint32_t number;
+    if (!decode_signal(decoder->payload, decoder->length, &number))
+        not_run(attendance->client, "the supervisor broke the protocol: a signal that does not exist", 0);
+    bool stops = number == SIGTSTP || number == SIGTTIN || number == SIGTTOU;
+    attendance->stopped = true;
+    attendance->skip_continue = false;
+    stop_like(stops ? (int)number : SIGSTOP);
+    if (attendance->shares_terminal) {
+        struct pollfd stream = {.fd = attendance->client->stream, .events = POLLIN};
+        poll(&stream, 1, CONTINUED_MS);
+    }
+}
+
+static void take_frame(struct attendance *attendance)
+{
+    next_frame(attendance->client);
+    switch (attendance->client->decoder.type) {
+    case FRAME_EXIT:
+        end_as(attendance->client);
+    case FRAME_STOPPED:
+        stop(attendance);
+        break;
+    case FRAME_CONTINUED:
+        attendance->skip_continue = attendance->stopped;
+        attendance->stopped = false;
+        break;
+    default:
+        not_run_reason(attendance->client); /* the state table leaves only ERROR */
+    }
+}
+
+static void attend_once(struct attendance *attendance)
+{
+    struct pollfd sources[2] = {
+        {.fd = attendance->client->stream, .events = POLLIN},
+        {.fd = attendance->relay[0], .events = POLLIN},
+    };
+    struct caught caught;
+    if (frame_waiting(attendance->client)) {
+        take_frame(attendance);
+        return;
+    }
+    if (poll(sources, 2, -1) < 0)
+        return; /* a signal: it is in the pipe */
+    /* The stream first: what it says about a continued program decides what becomes of our own SIGCONT. */
+    if (sources[0].revents != 0)
+        take_frame(attendance);
+    else if (read(attendance->relay[0], &caught, sizeof caught) == (ssize_t)sizeof caught)
+        forward(attendance, caught);
+}
+
+_Noreturn void attend(struct client *client)
+{
+    static struct attributes attributes;
+    struct attendance attendance = {.client = client};
+    uint64_t blocked = signals_block(SIGNALS_ALL);
+    attributes.ignored = signals_ignored();
+    if (!pipe_pair(attendance.relay))
+        not_run(client, "no pipe for its signals (is the descriptor limit too low?)", errno);
+    fcntl(attendance.relay[0], F_SETFL, O_NONBLOCK);
+    fcntl(attendance.relay[1], F_SETFL, O_NONBLOCK);
+    hand_over(client, &attributes, blocked);
+    attendance.shares_terminal = (attributes.flags & ATTRIBUTE_TERMINAL) != 0;
+    signals_relay(SIGNALS_ALL, attendance.relay[1]);
+    signals_block(0);
+    for (;;)
+        attend_once(&attendance);
+}

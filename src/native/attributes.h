@@ -1,0 +1,24 @@
+/* What of a process its exec'd program inherits besides descriptors: taken down by the client, put on by the child. */
+#ifndef CODEX_ATTRIBUTES_H
+#define CODEX_ATTRIBUTES_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "frames.h"
+
+/* Everything but the signal mask, which the caller has changed already and hands in. */
+void take_attributes(struct attributes *attributes, uint64_t blocked);
+
+/* Each of these returns false with errno set. */
+bool apply_nice(const struct attributes *attributes);
+bool apply_limits(const struct attributes *attributes);
+
+/* Whether our session has a controlling terminal and was started by the supervisor: only a process of the same session
+ * can join our process group and so get the terminal's signals from the kernel. */
+bool shares_terminal(void);
+
+/* The name under which shares_terminal finds the supervisor. */
+void name_supervisor(void);
+
+#endif

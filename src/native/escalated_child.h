@@ -1,0 +1,37 @@
+/* The child that becomes an escalated program: it looks as if the client had exec'd it. */
+#ifndef CODEX_ESCALATED_CHILD_H
+#define CODEX_ESCALATED_CHILD_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/resource.h>
+#include <sys/types.h>
+
+#include "frames.h"
+
+struct escalation {
+    const struct spawn *spawn;
+    int program, cwd;        /* -1: not attached */
+    int *descriptors;        /* ours; numbers[i] is what descriptors[i] is called in the child */
+    const uint32_t *numbers;
+    size_t count;
+    const struct attributes *attributes;
+    struct rlimit limit;     /* descriptors: what holds where the attributes do not say */
+    pid_t group;             /* process group to join; 0: one of its own */
+};
+
+enum start_stage { STAGE_EXEC, STAGE_PARENT, STAGE_GROUP, STAGE_DIRECTORY, STAGE_PRIORITY, STAGE_DESCRIPTORS,
+                   STAGE_LIMITS, STAGE_MEMORY, STAGE_CHANGED };
+
+/* What comes through the report pipe when the program could not be started; nothing but its end when it was. */
+struct start_report {
+    int stage;
+    int error;
+};
+
+const char *stage_text(int stage);
+
+/* Returns the child's pid, and in *report the end of a pipe that tells about the exec; -1 with errno set. */
+pid_t start_escalated(const struct escalation *escalation, int *report);
+
+#endif

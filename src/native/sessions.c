@@ -1,0 +1,478 @@
+/* Escalated programs: from SPAWN through the hand-over by the client to the end that both the client and the server are
+ * told. The client is not trusted: whatever is odd ends its session, and nothing here ever waits for it. */
+#include "supervisor.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#ifdef __APPLE__
+#include <sys/un.h>
+#endif
+
+#include "escalated_child.h"
+#include "text.h"
+
+/* A client hands over at once; one that does not is broken or means harm. */
+#define HANDOVER_MS 10000
+
+/* Frames taken from one client in one turn, so that none keeps the others waiting. */
+#define FRAMES_A_TURN 64
+
+enum phase { PHASE_HANDOVER, PHASE_STARTING, PHASE_RUNNING };
+
+struct session {
+    struct session *next;
+    enum phase phase;
+    int stream;  /* -1: the client is gone */
+    int program, cwd;
+    uint8_t *payload; /* of the SPAWN, which points into it */
+    struct spawn spawn;
+    struct decoder decoder;
+    uint8_t room[STREAM_PAYLOAD_MAX];
+    struct descriptors received; /* with the frame being read */
+    int *descriptors;
+    uint32_t *numbers;
+    size_t count;
+    struct attributes attributes;
+    int64_t deadline;
+    pid_t client, child;
+    int report;
+    bool joined;    /* the child is in the client's process group */
+    bool continued; /* by the client, since it last stopped */
+    struct outcome outcome;
+    size_t polled_stream, polled_report; /* indices; SIZE_MAX: not watched */
+};
+
+/* ---- telling -------------------------------------------------------------------------------------------------- */
+
+static void release_handover(struct session *session)
+{
+    for (size_t i = 0; i < session->count; i++)
+        close(session->descriptors[i]);
+    close_descriptors(&session->received);
+    close_if_open(&session->program);
+    close_if_open(&session->cwd);
+    free(session->descriptors);
+    free(session->numbers);
+    free(session->payload);
+    session->descriptors = NULL;
+    session->numbers = NULL;
+    session->payload = NULL;
+    session->count = 0;
+}
+
+/* The one place where a session ends. */
+static void finish(struct supervisor *supervisor, struct session *session, struct outcome outcome)
+{
+    uint8_t frame[FRAME_HEAD + 9];
+    tell_server(supervisor, frame, encode_ended(frame, sizeof frame, session->spawn.session, outcome));
+    for (struct session **at = &supervisor->sessions; *at != NULL; at = &(*at)->next)
+        if (*at == session) {
+            *at = session->next;
+            break;
+        }
+    release_handover(session);
+    close_if_open(&session->stream);
+    close_if_open(&session->report);
+    free(session);
+}
+
+static void finish_unstarted(struct supervisor *supervisor, struct session *session, int error)
+{
+    finish(supervisor, session, (struct outcome){OUTCOME_NOT_STARTED, (uint32_t)error});
+}
+
+static void kill_child(const struct session *session)
+{
+    if (session->child <= 0)
+        return;
+    if (!session->joined)
+        kill(-session->child, SIGKILL);
+    kill(session->child, SIGKILL);
+}
+
+/* The client is gone, or as good as. True if the session lives on until its child is reaped. */
+static bool drop_client(struct supervisor *supervisor, struct session *session, int error)
+{
+    close_if_open(&session->stream);
+    close_descriptors(&session->received);
+    kill_child(session);
+    if (session->child > 0)
+        return true;
+    finish_unstarted(supervisor, session, error);
+    return false;
+}
+
+/* False if it does not fit: nobody waits for a client that does not read. */
+static bool send_now(const struct session *session, const uint8_t *frame, size_t size)
+{
+    struct iovec piece = {(void *)(uintptr_t)frame, size};
+    return session->stream < 0 || send_message(session->stream, &piece, 1, NULL, 0, true) == (ssize_t)size;
+}
+
+/* Drops a client that cannot be told; its session may be gone then. */
+static void tell_client(struct supervisor *supervisor, struct session *session, const uint8_t *frame, size_t size)
+{
+    if (!send_now(session, frame, size))
+        drop_client(supervisor, session, errno);
+}
+
+/* Ends a session with ERROR. True if it lives on until its child is reaped. */
+static bool refuse(struct supervisor *supervisor, struct session *session, const char *reason, int error)
+{
+    uint8_t frame[FRAME_HEAD + TEXT_ROOM];
+    struct text text;
+    text_start(&text);
+    text_add(&text, reason);
+    if (error != 0) {
+        text_add(&text, ": ");
+        text_add(&text, strerror(error));
+    }
+    size_t size = encode_reason(frame, sizeof frame, FRAME_ERROR, (struct text_span){text.bytes, text.used});
+    send_now(session, frame, size); /* it is dropped either way */
+    return drop_client(supervisor, session, error != 0 ? error : EPROTO);
+}
+
+/* ---- SPAWN ---------------------------------------------------------------------------------------------------- */
+
+/* Who made the stream: unix(7), SO_PEERCRED. 0 if the system does not say. */
+static pid_t peer_of(int stream)
+{
+#ifdef __APPLE__
+    pid_t pid = 0;
+    socklen_t size = sizeof pid;
+    return getsockopt(stream, SOL_LOCAL, LOCAL_PEERPID, &pid, &size) == 0 ? pid : 0;
+#else
+    struct ucred credentials;
+    socklen_t size = sizeof credentials;
+    return getsockopt(stream, SOL_SOCKET, SO_PEERCRED, &credentials, &size) == 0 ? credentials.pid : 0;
+#endif
+}
+
+/* Only what is in our session is touched by process number: a number may have a new owner by now. */
+static bool in_our_session(pid_t pid)
+{
+    return pid > 0 && getsid(pid) == getpid();
+}
+
+bool session_spawn(struct supervisor *supervisor)
+{
+    struct decoder *decoder = &supervisor->decoder;
+    struct descriptors *received = &supervisor->received;
+    uint8_t frame[FRAME_HEAD];
+    struct session *session = calloc(1, sizeof *session);
+    if (session == NULL)
+        return false;
+    if (!decode_spawn(decoder->payload, decoder->length, &session->spawn) ||
+        received->count != spawn_descriptors(&session->spawn)) {
+        free(session);
+        return false;
+    }
+    uint8_t flags = session->spawn.what.flags;
+    session->payload = decoder->payload;
+    decoder->payload = NULL;
+    decoder->capacity = 0;
+    session->stream = received->numbers[0];
+    session->program = flags & SPAWN_PROGRAM ? received->numbers[1] : -1;
+    session->cwd = flags & SPAWN_CWD ? received->numbers[received->count - 1] : -1;
+    received->count = 0;
+    session->report = -1;
+    session->polled_stream = session->polled_report = SIZE_MAX;
+    session->client = peer_of(session->stream);
+    session->deadline = now_ms() + HANDOVER_MS;
+    decoder_start(&session->decoder, READER_SERVICE, STATE_HANDING_OVER, session->room, sizeof session->room);
+    session->next = supervisor->sessions;
+    supervisor->sessions = session;
+    tell_client(supervisor, session, frame, encode_empty(frame, sizeof frame, FRAME_ESCALATE));
+    return true;
+}
+
+/* ---- what the client sends ------------------------------------------------------------------------------------ */
+
+/* False with a reason in *problem. Takes over the descriptors of the part. */
+static bool add_part(struct session *session, const char **problem)
+{
+    struct fds part;
+    struct descriptors *received = &session->received;
+    *problem = "protocol error: descriptors that do not match their announcement";
+    if (!decode_fds(session->decoder.payload, session->decoder.length, &part) || part.count != received->count)
+        return false;
+    if (part.total == 0)
+        return true;
+    if (session->descriptors == NULL) {
+        session->descriptors = calloc(part.total, sizeof *session->descriptors);
+        session->numbers = calloc(part.total, sizeof *session->numbers);
+        *problem = "no memory for its descriptors";
+        if (session->descriptors == NULL || session->numbers == NULL)
+            return false;
+    }
+    /* The decoder has seen to it that the parts do not exceed the total. */
+    for (uint32_t i = 0; i < part.count; i++) {
+        *problem = "protocol error: a descriptor number that is too high or comes twice";
+        if (part.numbers[i] > INT_MAX)
+            return false;
+        for (size_t j = 0; j < session->count; j++)
+            if (session->numbers[j] == part.numbers[i])
+                return false;
+        session->numbers[session->count] = part.numbers[i];
+        session->descriptors[session->count++] = received->numbers[i];
+        received->numbers[i] = -1;
+    }
+    received->count = 0;
+    return true;
+}
+
+static bool start_child(struct supervisor *supervisor, struct session *session)
+{
+    pid_t group = 0;
+    if ((session->attributes.flags & ATTRIBUTE_TERMINAL) != 0 && in_our_session(session->client))
+        group = getpgid(session->client);
+    if (group < 0)
+        group = 0;
+    struct escalation escalation = {
+        .spawn = &session->spawn, .program = session->program, .cwd = session->cwd,
+        .descriptors = session->descriptors, .numbers = session->numbers, .count = session->count,
+        .attributes = &session->attributes, .limit = supervisor->limit, .group = group,
+    };
+    session->child = start_escalated(&escalation, &session->report);
+    if (session->child < 0)
+        return refuse(supervisor, session, "no process could be made for it", errno);
+    session->joined = group != 0;
+    session->phase = PHASE_STARTING;
+    release_handover(session);
+    return true;
+}
+
+/* False if the session is gone. */
+static bool take_frame(struct supervisor *supervisor, struct session *session)
+{
+    const struct decoder *decoder = &session->decoder;
+    const char *problem = NULL;
+    uint32_t signal;
+    if (decoder->type == FRAME_FDS)
+        return add_part(session, &problem) || refuse(supervisor, session, problem, 0);
+    if (session->received.count != 0)
+        return refuse(supervisor, session, "protocol error: descriptors where none belong", 0);
+    if (decoder->type == FRAME_ATTRIBUTES)
+        return decode_attributes(decoder->payload, decoder->length, &session->attributes)
+                   ? start_child(supervisor, session)
+                   : refuse(supervisor, session, "protocol error: attributes that cannot be", 0);
+    if (!decode_signal(decoder->payload, decoder->length, &signal))
+        return refuse(supervisor, session, "protocol error: a signal that does not exist", 0);
+    if (signal == SIGCONT)
+        session->continued = true;
+    if (session->child > 0)
+        kill(session->child, (int)signal);
+    return true;
+}
+
+/* Reads one piece. False when there is nothing more for now, or no session or client any more. */
+static bool read_client(struct supervisor *supervisor, struct session *session, int *frames)
+{
+    struct descriptors received;
+    size_t room;
+    bool first = decoder_at_start(&session->decoder);
+    uint8_t *space = decoder_space(&session->decoder, &room);
+    ssize_t got = receive_message(session->stream, space, room, &received);
+    if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+        return false;
+    if (got < 0 && errno == EPROTO) {
+        refuse(supervisor, session, "protocol error: descriptors were lost on the way", 0);
+        return false;
+    }
+    if (got <= 0) {
+        close_descriptors(&received);
+        drop_client(supervisor, session, ECONNRESET);
+        return false;
+    }
+    if (received.count != 0 && !first) {
+        close_descriptors(&received);
+        refuse(supervisor, session, "protocol error: descriptors in the middle of a frame", 0);
+        return false;
+    }
+    if (first)
+        session->received = received;
+    enum decoder_result result = decoder_took(&session->decoder, (size_t)got);
+    if (result == DECODER_BROKEN) {
+        struct text text;
+        text_start(&text);
+        text_add(&text, "protocol error: ");
+        text_add(&text, session->decoder.problem);
+        text.bytes[text.used] = '\0';
+        refuse(supervisor, session, text.bytes, 0);
+        return false;
+    }
+    if (result != DECODER_FRAME)
+        return true;
+    ++*frames;
+    return take_frame(supervisor, session) && session->stream >= 0;
+}
+
+/* ---- the child ------------------------------------------------------------------------------------------------ */
+
+static void started(struct supervisor *supervisor, struct session *session)
+{
+    uint8_t frame[FRAME_HEAD + 8];
+    close_if_open(&session->report);
+    session->phase = PHASE_RUNNING;
+    tell_server(supervisor, frame,
+                encode_started(frame, sizeof frame, session->spawn.session, (uint32_t)session->child));
+}
+
+/* Looks what the report pipe says. False if the session is gone. */
+static bool read_report(struct supervisor *supervisor, struct session *session)
+{
+    struct start_report report;
+    uint8_t frame[FRAME_HEAD + 5];
+    struct pollfd one = {.fd = session->report, .events = POLLIN};
+    if (session->report < 0 || poll(&one, 1, 0) <= 0)
+        return true;
+    if (read_some(session->report, &report, sizeof report) != (ssize_t)sizeof report) {
+        started(supervisor, session);
+        return true;
+    }
+    struct outcome outcome = {OUTCOME_NOT_STARTED, (uint32_t)report.error};
+    session->child = 0; /* it ends by itself and is reaped like any orphan */
+    if (report.stage != STAGE_EXEC) {
+        refuse(supervisor, session, stage_text(report.stage), report.stage == STAGE_CHANGED ? 0 : report.error);
+        return false;
+    }
+    send_now(session, frame, encode_exit(frame, sizeof frame, FRAME_EXIT, outcome));
+    finish(supervisor, session, outcome);
+    return false;
+}
+
+static void child_stopped(struct supervisor *supervisor, struct session *session, int signal)
+{
+    uint8_t frame[FRAME_HEAD + 4];
+    session->continued = false;
+    tell_client(supervisor, session, frame, encode_number(frame, sizeof frame, FRAME_STOPPED, (uint32_t)signal));
+}
+
+static void child_continued(struct supervisor *supervisor, struct session *session)
+{
+    uint8_t frame[FRAME_HEAD];
+    bool by_client = session->continued;
+    pid_t client = session->client;
+    session->continued = false;
+    if (!send_now(session, frame, encode_empty(frame, sizeof frame, FRAME_CONTINUED))) {
+        drop_client(supervisor, session, errno);
+        return;
+    }
+    /* Somebody else did it: the client, stopped with it, goes on as well. In a common process group it has already. */
+    if (!by_client && !session->joined && session->stream >= 0 && in_our_session(client))
+        kill(client, SIGCONT);
+}
+
+static void child_ended(struct supervisor *supervisor, struct session *session, int status)
+{
+    uint8_t frame[FRAME_HEAD + 5];
+    struct outcome outcome = {WIFSIGNALED(status) ? OUTCOME_SIGNALLED : OUTCOME_EXITED,
+                              (uint32_t)(WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status))};
+    if (session->phase == PHASE_STARTING) {
+        /* The child had the only other end, so the pipe has told by now. */
+        if (!read_report(supervisor, session))
+            return;
+        if (session->phase == PHASE_STARTING)
+            started(supervisor, session);
+    }
+    session->child = 0;
+    send_now(session, frame, encode_exit(frame, sizeof frame, FRAME_EXIT, outcome));
+    finish(supervisor, session, outcome);
+}
+
+bool session_changed(struct supervisor *supervisor, pid_t child, int status)
+{
+    struct session *session = supervisor->sessions;
+    while (session != NULL && session->child != child)
+        session = session->next;
+    if (session == NULL)
+        return false;
+    if (WIFSTOPPED(status))
+        child_stopped(supervisor, session, WSTOPSIG(status));
+    else if (WIFCONTINUED(status))
+        child_continued(supervisor, session);
+    else
+        child_ended(supervisor, session, status);
+    return true;
+}
+
+/* ---- the loop's view ------------------------------------------------------------------------------------------ */
+
+size_t sessions_count(const struct supervisor *supervisor)
+{
+    size_t count = 0;
+    for (const struct session *session = supervisor->sessions; session != NULL; session = session->next)
+        count++;
+    return count;
+}
+
+size_t sessions_watch(struct supervisor *supervisor, struct pollfd *polled)
+{
+    size_t count = 0;
+    for (struct session *session = supervisor->sessions; session != NULL; session = session->next) {
+        session->polled_stream = session->polled_report = SIZE_MAX;
+        if (session->stream >= 0) {
+            session->polled_stream = count;
+            polled[count++] = (struct pollfd){.fd = session->stream, .events = POLLIN};
+        }
+        if (session->report >= 0) {
+            session->polled_report = count;
+            polled[count++] = (struct pollfd){.fd = session->report, .events = POLLIN};
+        }
+    }
+    return count;
+}
+
+/* False if the session is gone. */
+static bool serve_report(struct supervisor *supervisor, struct session *session, const struct pollfd *polled)
+{
+    if (session->polled_report == SIZE_MAX || polled[session->polled_report].revents == 0 || session->report < 0)
+        return true;
+    return read_report(supervisor, session);
+}
+
+void sessions_serve(struct supervisor *supervisor, const struct pollfd *polled)
+{
+    int64_t now = now_ms();
+    for (struct session *session = supervisor->sessions, *next; session != NULL; session = next) {
+        int frames = 0;
+        next = session->next;
+        if (!serve_report(supervisor, session, polled))
+            continue;
+        if (session->phase == PHASE_HANDOVER && now >= session->deadline) {
+            refuse(supervisor, session, "its descriptors were not handed over in time", ETIMEDOUT);
+            continue;
+        }
+        if (session->stream >= 0 && session->polled_stream != SIZE_MAX && polled[session->polled_stream].revents != 0)
+            /* What is left after a turn is announced again by the next poll. */
+            while (frames < FRAMES_A_TURN && read_client(supervisor, session, &frames))
+                continue;
+    }
+}
+
+int sessions_patience(const struct supervisor *supervisor)
+{
+    int64_t now = now_ms(), least = -1;
+    for (const struct session *session = supervisor->sessions; session != NULL; session = session->next) {
+        if (session->phase != PHASE_HANDOVER)
+            continue;
+        int64_t left = session->deadline > now ? session->deadline - now : 0;
+        if (least < 0 || left < least)
+            least = left;
+    }
+    return (int)least; /* HANDOVER_MS at most */
+}
+
+void sessions_abandon(struct supervisor *supervisor)
+{
+    for (struct session *session = supervisor->sessions, *next; session != NULL; session = next) {
+        next = session->next;
+        if (session->child <= 0)
+            finish_unstarted(supervisor, session, ECANCELED);
+    }
+}

@@ -1,0 +1,151 @@
+#include "signals.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stddef.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "frames.h"
+
+#ifdef __linux__
+#include <sys/syscall.h>
+
+/* The kernel's own structure and calls: a C library hides the signals that it uses itself (32 to 34 with musl), but an
+ * exec hands on their dispositions and mask like any other's. */
+struct kernel_action {
+    void (*handler)(int);
+    unsigned long rest[4];
+};
+
+uint64_t signals_block(uint64_t mask)
+{
+    uint64_t before = 0;
+    syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, &before, sizeof before);
+    return before;
+}
+
+static bool is_ignored(int number)
+{
+    struct kernel_action action = {.handler = SIG_DFL};
+    return syscall(SYS_rt_sigaction, number, NULL, &action, sizeof(uint64_t)) == 0 && action.handler == SIG_IGN;
+}
+
+static void set_disposition(int number, bool ignore)
+{
+    struct kernel_action action = {.handler = ignore ? SIG_IGN : SIG_DFL};
+    syscall(SYS_rt_sigaction, number, &action, NULL, sizeof(uint64_t));
+}
+
+static bool sent_by_kernel(const siginfo_t *info)
+{
+    return info->si_code > 0; /* kill(2), sigqueue(3) and tgkill(2) have 0 and less: sigaction(2) */
+}
+
+#else
+
+uint64_t signals_block(uint64_t mask)
+{
+    sigset_t set, old;
+    uint64_t before = 0;
+    sigemptyset(&set);
+    for (int number = 1; number < NSIG; number++)
+        if (mask & SIGNAL_BIT(number))
+            sigaddset(&set, number);
+    sigprocmask(SIG_SETMASK, &set, &old);
+    for (int number = 1; number < NSIG; number++)
+        if (sigismember(&old, number) == 1)
+            before |= SIGNAL_BIT(number);
+    return before;
+}
+
+static bool is_ignored(int number)
+{
+    struct sigaction action;
+    return sigaction(number, NULL, &action) == 0 && (action.sa_flags & SA_SIGINFO) == 0 && action.sa_handler == SIG_IGN;
+}
+
+static void set_disposition(int number, bool ignore)
+{
+    struct sigaction action = {.sa_flags = 0};
+    action.sa_handler = ignore ? SIG_IGN : SIG_DFL;
+    sigaction(number, &action, NULL);
+}
+
+static bool sent_by_kernel(const siginfo_t *info)
+{
+    return info->si_pid == 0;
+}
+
+#endif
+
+uint64_t signals_ignored(void)
+{
+    uint64_t ignored = 0;
+    for (int number = 1; number <= (int)SIGNAL_MAX; number++)
+        if (is_ignored(number))
+            ignored |= SIGNAL_BIT(number);
+    return ignored;
+}
+
+void signals_reset(uint64_t ignored)
+{
+    for (int number = 1; number <= (int)SIGNAL_MAX; number++)
+        set_disposition(number, (ignored & SIGNAL_BIT(number)) != 0);
+}
+
+static int relay_pipe;
+
+static void relay(int number, siginfo_t *info, void *context)
+{
+    (void)context;
+    int error = errno;
+    bool fault = number == SIGSEGV || number == SIGBUS || number == SIGILL || number == SIGFPE || number == SIGTRAP;
+    /* A fault of our own would only be raised again: let it be what it is. */
+    if (fault && info->si_code > 0)
+        set_disposition(number, false);
+    struct caught caught = {(uint8_t)number, sent_by_kernel(info)};
+    /* A full pipe holds thousands of signals already. */
+    ssize_t ignored = write(relay_pipe, &caught, sizeof caught);
+    (void)ignored;
+    errno = error;
+}
+
+void signals_relay(uint64_t which, int pipe)
+{
+    struct sigaction action = {.sa_flags = SA_SIGINFO | SA_RESTART};
+    action.sa_sigaction = relay;
+    sigfillset(&action.sa_mask);
+    relay_pipe = pipe;
+    for (int number = 1; number <= (int)SIGNAL_MAX; number++)
+        if (number != SIGKILL && number != SIGSTOP && (which & SIGNAL_BIT(number)) != 0)
+            sigaction(number, &action, NULL); /* fails for numbers that do not exist here, or that the C library uses */
+}
+
+void die_of(int number)
+{
+    struct rlimit none = {0, 0};
+    setrlimit(RLIMIT_CORE, &none);
+    set_disposition(number, false);
+    kill(getpid(), number);
+    signals_block(SIGNALS_ALL & ~SIGNAL_BIT(number));
+}
+
+void stop_like(int number)
+{
+    uint64_t before = signals_block(SIGNALS_ALL);
+    struct sigaction own;
+    bool had = sigaction(number, NULL, &own) == 0;
+    set_disposition(number, false);
+    kill(getpid(), number);
+    signals_block(SIGNALS_ALL & ~SIGNAL_BIT(number)); /* the stop happens here */
+    signals_block(SIGNALS_ALL);
+    /* In an orphaned process group the terminal's stop signals do nothing: only SIGSTOP does. */
+    sigset_t pending;
+    sigpending(&pending);
+    if (number != SIGSTOP && sigismember(&pending, SIGCONT) != 1)
+        kill(getpid(), SIGSTOP);
+    if (had && number != SIGSTOP)
+        sigaction(number, &own, NULL);
+    signals_block(before);
+}

@@ -1,0 +1,33 @@
+/* Signal sets as 64-bit words (bit n-1 is signal n), and signals as bytes in a pipe. */
+#ifndef CODEX_SIGNALS_H
+#define CODEX_SIGNALS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define SIGNALS_ALL UINT64_MAX
+#define SIGNAL_BIT(number) (UINT64_C(1) << ((number) - 1))
+
+/* Sets the mask of blocked signals and returns the one before. */
+uint64_t signals_block(uint64_t mask);
+uint64_t signals_ignored(void);
+
+/* Every disposition becomes the default one, or "ignore" for those in the set. */
+void signals_reset(uint64_t ignored);
+
+/* A caught signal in the pipe. `from_kernel`: sent by the terminal or the kernel, not by kill(2). */
+struct caught {
+    uint8_t number;
+    uint8_t from_kernel;
+};
+
+/* Has the signals of the set written to the pipe, which must not block, as struct caught. */
+void signals_relay(uint64_t which, int pipe);
+
+/* Dies of this signal, without a core file of ours. Returns if the signal does not kill. */
+void die_of(int number);
+
+/* Stops like this signal stops; returns when continued. */
+void stop_like(int number);
+
+#endif

@@ -1,0 +1,72 @@
+/* What the parts of codex-shell-supervisor share. */
+#ifndef CODEX_SUPERVISOR_H
+#define CODEX_SUPERVISOR_H
+
+#include <poll.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/resource.h>
+#include <sys/types.h>
+
+#include "descriptors.h"
+#include "frames.h"
+
+struct session;
+
+struct supervisor {
+    int control;
+    struct decoder decoder;
+    struct descriptors received; /* with the frame being read */
+    uint8_t *queue;              /* for the control channel, not yet sent */
+    size_t queued, queue_room;
+    int wake[2];                 /* caught signals */
+    pid_t shell;                 /* 0: not running */
+    int shell_report;
+    struct rlimit limit;         /* descriptors, as we were started */
+    struct session *sessions;
+    bool ending;
+};
+
+/* Queues a frame for the server and sends what can be sent; never waits. */
+void tell_server(struct supervisor *supervisor, const uint8_t *frame, size_t size);
+
+/* Milliseconds of a clock that only goes forward. */
+int64_t now_ms(void);
+
+/* Reaps every child that has ended, stopped or continued, and tells whom it concerns. False when there are no children. */
+bool reap_children(struct supervisor *supervisor);
+
+/* ---- sessions.c: escalated programs --------------------------------------------------------------------------- */
+
+/* Takes over a SPAWN frame with its payload and descriptors. False: the server broke the protocol. */
+bool session_spawn(struct supervisor *supervisor);
+bool session_changed(struct supervisor *supervisor, pid_t child, int status);
+size_t sessions_count(const struct supervisor *supervisor);
+size_t sessions_watch(struct supervisor *supervisor, struct pollfd *polled);
+void sessions_serve(struct supervisor *supervisor, const struct pollfd *polled);
+/* Milliseconds until the next deadline, or -1. */
+int sessions_patience(const struct supervisor *supervisor);
+/* Those without a process end here; the others when it is reaped. */
+void sessions_abandon(struct supervisor *supervisor);
+
+/* ---- ending.c ------------------------------------------------------------------------------------------------- */
+
+/* Whether the processes of this host can be listed. */
+bool ending_prepare(void);
+/* Kills and reaps all descendants; returns how many had to be killed. */
+uint32_t end_everything(struct supervisor *supervisor);
+
+/* ---- processes_*.c -------------------------------------------------------------------------------------------- */
+
+struct process {
+    pid_t pid, parent;
+    bool ours;  /* certainly, whoever its parent is by now */
+    bool ended; /* not yet reaped */
+};
+
+bool processes_prepare(void);
+/* Grows *list as needed. */
+bool processes_list(struct process **list, size_t *room, size_t *count);
+
+#endif

@@ -1,0 +1,1 @@
+"""The native programs, driven by hand-made frames."""
