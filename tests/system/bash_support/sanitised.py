@@ -1,0 +1,56 @@
+"""bash, stock and patched, built with AddressSanitizer and UndefinedBehaviorSanitizer by the system's compiler."""
+
+from __future__ import annotations
+
+import functools
+import re
+import shutil
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from shell_tool_release.shells import Recipe, ShellOptions, build_all
+from shell_tool_release.toolchain import SystemCompiler
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from system.bash_support.rig import Outcome
+
+# -fno-sanitize-recover would end bash at its own, harmless ones: memcpy of nothing from a null pointer, for example.
+_FLAGS = "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined"
+ENVIRON = {
+    b"ASAN_OPTIONS": b"abort_on_error=1:detect_leaks=0:allocator_may_return_null=1",
+    b"UBSAN_OPTIONS": b"print_stacktrace=0",
+}
+"""Leaks are not looked for: a shell that is about to exec frees nothing."""
+
+
+def compiler() -> str | None:
+    """A compiler with sanitisers; zig's wheel has no AddressSanitizer."""
+    return next((name for name in ("gcc", "clang") if shutil.which(name)), None)
+
+
+@functools.cache
+def sanitised_bash() -> tuple[Path, Path]:
+    """Stock and patched bash, built once for the user's cache."""
+    options = ShellOptions.default()
+    name = compiler()
+    assert name, "install gcc or clang: the sanitised build of bash needs one"
+    common = Recipe(
+        variant=options.variants[0],
+        patch=None,
+        compiler=SystemCompiler(name=name),
+        symbols=True,
+        extra=(f"CFLAGS={_FLAGS}", f"LDFLAGS={_FLAGS}"),
+    )
+    built = build_all((common, replace(common, patch=options.patch)), replace(options.context, quiet=True))
+    return built[0].path, built[1].path
+
+
+_REPORT = re.compile(rb"^(?P<file>[^ :]*):\d+:\d+: runtime error: (?P<what>.*)$", re.MULTILINE)
+
+
+def sanitiser_reports(outcome: Outcome) -> set[tuple[bytes, bytes]]:
+    """Undefined behaviour that was reported, as source file and text; AddressSanitizer ends the shell instead."""
+    assert b"AddressSanitizer" not in outcome.stderr, outcome.stderr.decode(errors="replace")
+    return {(match["file"].rsplit(b"/", 1)[-1], match["what"]) for match in _REPORT.finditer(outcome.stderr)}
