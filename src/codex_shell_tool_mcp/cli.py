@@ -1,0 +1,192 @@
+"""The command line: arguments to frozen options, and the one place errors end.
+
+Only light modules are imported here; each command brings its own, for a server is started with every session.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from codex_shell_tool_mcp import frozen_environment
+from codex_shell_tool_mcp.errors import ShellToolError, UsageError
+from codex_shell_tool_mcp.version import VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+PROGRAM = "codex-exec-mcp-server"
+
+EVALUATE_RULES = "--evaluate-rules-file"
+"""First argument by which a frozen server becomes the rules evaluator; see ``execpolicy/isolation.py``."""
+
+SANDBOXES = ("read-only", "workspace-write", "danger-full-access")
+"""Values of ``--sandbox``; their meaning is in ``sandbox/spec.py``."""
+
+DEFAULT_APPROVAL_TIMEOUT = 600.0
+"""Seconds; see ``server/approvals.py``, which is too heavy to import here. A test holds the two equal."""
+
+_LOG_VARIABLES = ("CODEX_LOG", "RUST_LOG")
+_LEVELS = {
+    "trace": logging.DEBUG,
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warn": logging.WARNING,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "off": logging.CRITICAL + 1,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line asked for.
+
+    Attributes:
+        execve: The wrapper, if named.
+        bash: The patched shell, if named.
+        supervisor: The supervisor, if named.
+        preserve_program_paths: Rules match whole paths only.
+        sandbox: Policy while the client has sent none.
+        approval_timeout: Seconds a question may stay unanswered; ``None`` = for ever.
+    """
+
+    execve: Path | None = None
+    bash: Path | None = None
+    supervisor: Path | None = None
+    preserve_program_paths: bool = False
+    sandbox: str = SANDBOXES[0]
+    approval_timeout: float | None = DEFAULT_APPROVAL_TIMEOUT
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 10**9:
+        raise ValueError
+    return value
+
+
+_seconds.__name__ = "number of seconds"  # argparse puts it into its message
+
+
+def parser() -> argparse.ArgumentParser:
+    """The server's own options; sub-commands parse theirs."""
+    made = argparse.ArgumentParser(
+        prog=PROGRAM,
+        allow_abbrev=False,
+        description="MCP server on stdio with one tool, shell: each exec of a script is decided by rules.",
+        epilog=f"{PROGRAM} execpolicy check --help tells how to try rules without a server.",
+    )
+    made.add_argument("--execve", type=Path, metavar="PATH", help="the exec wrapper (default: the one shipped)")
+    made.add_argument(
+        "--bash", type=Path, metavar="PATH", help="the patched bash (default: CODEX_BASH_PATH, else the one shipped)"
+    )
+    made.add_argument("--supervisor", type=Path, metavar="PATH", help="the supervisor (default: the one shipped)")
+    made.add_argument(
+        "--preserve-program-paths", action="store_true", help="match rules on a program's whole path, not its name"
+    )
+    made.add_argument(
+        "--sandbox",
+        choices=SANDBOXES,
+        default=SANDBOXES[0],
+        help="what holds for scripts until the client sends a sandbox state (default: %(default)s)",
+    )
+    made.add_argument(
+        "--approval-timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        default=DEFAULT_APPROVAL_TIMEOUT,
+        help="how long a request for approval may stay unanswered, 0 for ever (default: %(default)g)",
+    )
+    made.add_argument("--version", action="version", version=f"{PROGRAM} {VERSION}")
+    return made
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """Read the server's command line. Ends the process for ``--help``, ``--version`` and what it does not know."""
+    found = parser().parse_args(arguments)
+    return Options(
+        execve=found.execve,
+        bash=found.bash,
+        supervisor=found.supervisor,
+        preserve_program_paths=found.preserve_program_paths,
+        sandbox=found.sandbox,
+        approval_timeout=found.approval_timeout or None,
+    )
+
+
+def log_level(environ: Mapping[str, str]) -> int:
+    """The level ``CODEX_LOG`` or ``RUST_LOG`` asks for: the first directive that names no module; else warnings."""
+    value = next((environ[name] for name in _LOG_VARIABLES if environ.get(name)), "")
+    words = [word.strip().lower() for word in value.split(",")]
+    return next((_LEVELS[word] for word in words if word in _LEVELS), logging.WARNING)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; its exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        return _dispatch(arguments)
+    except ShellToolError as error:
+        text = str(error).replace("\n", " ")
+        print(f"{PROGRAM}: error: {text}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+def _dispatch(arguments: Sequence[str]) -> int:
+    first = arguments[0] if arguments else ""
+    if first == EVALUATE_RULES:
+        from codex_shell_tool_mcp.execpolicy import parser_child  # noqa: PLC0415 - see the module's docstring
+
+        parser_child.main()
+        return 0
+    if first == "execpolicy":
+        return _execpolicy(arguments[1:])
+    return _serve(parse(arguments))
+
+
+def _execpolicy(arguments: Sequence[str]) -> int:
+    if not arguments or arguments[0] != "check":
+        raise UsageError(f"execpolicy: expected check, got {arguments[0] if arguments else 'nothing'}; see --help")
+    from codex_shell_tool_mcp.execpolicy import check  # noqa: PLC0415 - see the module's docstring
+
+    return check.main(list(arguments[1:]))
+
+
+def _serve(options: Options) -> int:
+    frozen = frozen_environment.is_frozen()
+    environment = frozen_environment.clean(frozen_environment.started_with(), frozen)
+    frozen_environment.scrub(frozen)
+    logging.basicConfig(
+        stream=sys.stderr, level=log_level(os.environ), format=f"{PROGRAM}: %(levelname)s: %(name)s: %(message)s"
+    )
+    # The rules come first: their evaluator is forked while this process still is small and has one thread.
+    from codex_shell_tool_mcp.execpolicy.loader import find_codex_home, load_rules  # noqa: PLC0415
+    from codex_shell_tool_mcp.sandbox.spec import DEFAULT_POLICIES  # noqa: PLC0415
+    from codex_shell_tool_mcp.server.stdio import serve_stdio  # noqa: PLC0415
+    from codex_shell_tool_mcp.shells.locate import find_programs  # noqa: PLC0415
+
+    policy = load_rules(find_codex_home(os.environ))
+    programs = find_programs(
+        bash=options.bash,
+        execve=options.execve,
+        supervisor=options.supervisor,
+        environ=environment,
+        frozen=frozen,
+    )
+    serve_stdio(
+        programs=programs,
+        policy=policy,
+        default_sandbox=DEFAULT_POLICIES[options.sandbox],
+        environment=environment,
+        preserve_program_paths=options.preserve_program_paths,
+        approval_timeout=options.approval_timeout,
+    )
+    return 0

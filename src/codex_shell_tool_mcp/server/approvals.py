@@ -1,0 +1,144 @@
+"""Decides execs by the rules, and asks the person behind the MCP client where they say ``prompt``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mcp.shared.exceptions import MCPError
+from pydantic import ValidationError
+
+from codex_shell_tool_mcp.errors import ShellToolError
+from codex_shell_tool_mcp.escalation.policy import Deny, Escalate, EscalateAction, Run
+from codex_shell_tool_mcp.execpolicy.decision import Decision
+from codex_shell_tool_mcp.execpolicy.heuristics import unmatched_decision
+from codex_shell_tool_mcp.execpolicy.rules import PrefixRuleMatch, evaluate_exec
+from codex_shell_tool_mcp.server.prompt import SCHEMA, message, visible
+
+if TYPE_CHECKING:
+    from mcp.server.context import ServerRequestContext
+    from mcp_types import ClientCapabilities
+
+    from codex_shell_tool_mcp.escalation.policy import ExecRequest
+    from codex_shell_tool_mcp.escalation.stopwatch import Stopwatch
+    from codex_shell_tool_mcp.execpolicy.rules import Evaluation, Policy, RuleMatch
+
+_LOG = logging.getLogger(__name__)
+
+DEFAULT_APPROVAL_TIMEOUT = 600.0
+"""Seconds a person has to answer: a client that shows nothing to anybody would hang the call for ever."""
+
+NO_CAPABILITY = "Approval is required, and this client cannot ask for it (it does not declare elicitation)"
+"""Reason of a denial when nobody can be asked."""
+
+_REASONS = {"decline": "User declined execution", "cancel": "User cancelled execution"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class McpEscalationPolicyFactory:
+    """Makes the policy of one tool call; holds what only exists because the call came by MCP.
+
+    Attributes:
+        context: The request the call came as; questions are related to it.
+        preserve_program_paths: Rules match whole paths only, never basenames.
+        approval_timeout: Seconds a question may stay unanswered; ``None`` = for ever.
+    """
+
+    context: ServerRequestContext[Any, Any]
+    preserve_program_paths: bool = False
+    approval_timeout: float | None = DEFAULT_APPROVAL_TIMEOUT
+
+    def create_policy(self, policy: Policy, stopwatch: Stopwatch) -> McpEscalationPolicy:
+        """See :class:`EscalationPolicyFactory`."""
+        return McpEscalationPolicy(factory=self, policy=policy, stopwatch=stopwatch)
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether the client declared that it shows forms."""
+        return shows_forms(self.context.session.client_capabilities)
+
+
+def shows_forms(capabilities: ClientCapabilities | None) -> bool:
+    """Whether elicitation by form was declared: an empty declaration means forms, one of links alone does not."""
+    declared = None if capabilities is None else capabilities.elicitation
+    return declared is not None and (declared.form is not None or declared.url is None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class McpEscalationPolicy:
+    """Decides the execs of one call. Nothing is remembered: each exec is decided, and asked about, anew."""
+
+    factory: McpEscalationPolicyFactory
+    policy: Policy
+    stopwatch: Stopwatch
+
+    async def determine_action(self, request: ExecRequest) -> EscalateAction:
+        """Decide one exec.
+
+        Raises:
+            ShellToolError: The client could not put the question.
+        """
+        evaluation = self._evaluate(request)
+        deciding = evaluation.deciding()
+        action = await self._act(request, evaluation.decision, deciding)
+        _LOG.info("%s: %s by %s", visible(request.program), type(action).__name__, _name(deciding))
+        return action
+
+    def _evaluate(self, request: ExecRequest) -> Evaluation:
+        return evaluate_exec(
+            self.policy,
+            program=request.program,
+            resolved=request.resolved,
+            argv=request.argv,
+            preserve_program_paths=self.factory.preserve_program_paths,
+            # A name is only worth trusting where the script could not have put a file of that name.
+            name_may_allow=not request.writable_by_sandbox,
+            heuristics=unmatched_decision,
+        )
+
+    async def _act(self, request: ExecRequest, decision: Decision, deciding: RuleMatch) -> EscalateAction:
+        by_rule = isinstance(deciding, PrefixRuleMatch)
+        match decision:
+            case Decision.ALLOW:
+                return Escalate(rule=_name(deciding)) if by_rule else Run()
+            case Decision.FORBIDDEN:
+                return Deny(reason=_forbidden(deciding), rule=_name(deciding))
+            case Decision.PROMPT:
+                refusal = await self._ask(request)
+                if refusal is not None:
+                    return Deny(reason=refusal, rule=_name(deciding))
+                return Escalate(rule=_name(deciding)) if by_rule else Run(rule=_name(deciding))
+
+    async def _ask(self, request: ExecRequest) -> str | None:
+        """Put the question; ``None`` if it was accepted, else why not."""
+        if not self.factory.can_ask:
+            return NO_CAPABILITY
+        context = self.factory.context
+        with self.stopwatch.paused():
+            try:
+                async with asyncio.timeout(self.factory.approval_timeout):
+                    answer = await context.session.elicit_form(
+                        message(request.program, request.argv, request.cwd), SCHEMA, context.request_id
+                    )
+            except TimeoutError:
+                return f"Nobody answered the request for approval within {self.factory.approval_timeout:g} s"
+            except MCPError as error:
+                raise ShellToolError(f"the client could not ask for approval: {error.message}") from error
+            except ValidationError as error:
+                raise ShellToolError("the client's answer to the request for approval makes no sense") from error
+        return _REASONS.get(answer.action)
+
+
+def _forbidden(deciding: RuleMatch) -> str:
+    text = "Execution forbidden by policy"
+    justification = deciding.justification if isinstance(deciding, PrefixRuleMatch) else None
+    return f"{text}: {justification}" if justification else text
+
+
+def _name(deciding: RuleMatch) -> str:
+    """What decided, for records: the rule's place, or the heuristics."""
+    if not isinstance(deciding, PrefixRuleMatch):
+        return "heuristics"
+    return deciding.source or f"rule for {' '.join(deciding.matched_prefix)}"

@@ -1,0 +1,64 @@
+"""From checked options to a running server; the MCP SDK is only imported here."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+from codex_shell_tool_mcp.errors import UsageError
+from codex_shell_tool_mcp.server import stdio_only
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from codex_shell_tool_mcp.execpolicy.rules import Policy
+    from codex_shell_tool_mcp.sandbox.spec import SandboxPolicy
+    from codex_shell_tool_mcp.shells.locate import Programs
+
+_LOG = logging.getLogger(__name__)
+
+
+def serve_stdio(
+    *,
+    programs: Programs,
+    policy: Policy,
+    default_sandbox: SandboxPolicy,
+    environment: Mapping[bytes, bytes],
+    preserve_program_paths: bool,
+    approval_timeout: float | None,
+) -> None:
+    """Serve on stdin and stdout until the end; see :func:`codex_shell_tool_mcp.server.app.serve`.
+
+    If a signal ended it, this process dies of that signal here.
+
+    Raises:
+        UsageError: stdin or stdout is closed.
+    """
+    parent = os.getppid()
+    with stdio_only.deferred_models() if stdio_only.install() else nullcontext():
+        import asyncio  # noqa: PLC0415 - this and all others: after the finder is in place
+
+        from codex_shell_tool_mcp.escalation.server import run_escalate_server  # noqa: PLC0415
+        from codex_shell_tool_mcp.server import app, lifetime, transport  # noqa: PLC0415
+
+    try:
+        wire = transport.claim_stdio()
+    except OSError as error:
+        raise UsageError(
+            f"stdin or stdout is closed ({error.strerror}); this server speaks MCP on them: start it from an MCP client"
+        ) from error
+    settings = app.Settings(
+        programs=programs,
+        policy=policy,
+        default_sandbox=default_sandbox,
+        environment=environment,
+        run=run_escalate_server,
+        preserve_program_paths=preserve_program_paths,
+        approval_timeout=approval_timeout,
+    )
+    _LOG.info("serving with %s (%s)", programs.shell.path, programs.shell.variant)
+    ended_by = asyncio.run(app.serve(settings, wire, parent))
+    if ended_by is not None:
+        lifetime.die_of(ended_by)

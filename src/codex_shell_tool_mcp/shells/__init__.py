@@ -1,0 +1,1 @@
+"""The shells this package ships, and where its programs lie."""

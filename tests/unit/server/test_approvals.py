@@ -1,0 +1,233 @@
+"""Decisions through the MCP-side policy, with fakes of the client's five ways to answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_REQUEST, ClientCapabilities, ElicitationCapability, ElicitResult
+from pydantic import ValidationError
+
+from codex_shell_tool_mcp import cli
+from codex_shell_tool_mcp.errors import ShellToolError
+from codex_shell_tool_mcp.escalation.policy import Deny, Escalate, EscalateAction, ExecRequest, Run
+from codex_shell_tool_mcp.escalation.stopwatch import Stopwatch
+from codex_shell_tool_mcp.execpolicy.decision import Decision
+from codex_shell_tool_mcp.execpolicy.rules import Policy, PrefixRule
+from codex_shell_tool_mcp.server import approvals
+from codex_shell_tool_mcp.server.prompt import SCHEMA
+
+if TYPE_CHECKING:
+    from mcp.server.context import ServerRequestContext
+
+Answer = Callable[[], Awaitable[ElicitResult]]
+
+
+@dataclass
+class FakeSession:
+    """Stands for the SDK's session: what it was asked, and how it answers."""
+
+    answer: Answer
+    client_capabilities: ClientCapabilities | None = None
+    asked: list[tuple[str, dict[str, Any], object]] = field(default_factory=list)
+
+    async def elicit_form(self, text: str, schema: dict[str, Any], related: object) -> ElicitResult:
+        self.asked.append((text, schema, related))
+        return await self.answer()
+
+
+@dataclass
+class FakeContext:
+    session: FakeSession
+    request_id: int = 7
+
+
+FORMS = ClientCapabilities.model_validate({"elicitation": {}})
+
+
+def says(action: str, content: dict[str, Any] | None = None) -> Answer:
+    async def answer() -> ElicitResult:
+        return ElicitResult.model_validate({"action": action, "content": content})
+
+    return answer
+
+
+async def never() -> ElicitResult:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+def rules(*rows: tuple[str, Decision, str | None]) -> Policy:
+    return Policy(
+        prefix_rules=tuple(
+            PrefixRule(program=name, decision=decision, justification=why, source=f"my.rules:{line}")
+            for line, (name, decision, why) in enumerate(rows, start=1)
+        )
+    )
+
+
+RULES = rules(("git", Decision.ALLOW, None), ("make", Decision.PROMPT, None), ("dd", Decision.FORBIDDEN, None))
+
+
+def request(*argv: str, program: str | None = None, writable: bool = False) -> ExecRequest:
+    path = program or f"/usr/bin/{argv[0]}"
+    return ExecRequest(file=path, program=path, resolved=path, argv=argv, cwd="/w", writable_by_sandbox=writable)
+
+
+def factory(session: FakeSession, **options: Any) -> approvals.McpEscalationPolicyFactory:
+    context = cast("ServerRequestContext[Any, Any]", FakeContext(session))
+    return approvals.McpEscalationPolicyFactory(context=context, **options)
+
+
+def decide(
+    asked: ExecRequest, answer: Answer = never, *, policy: Policy = RULES, can: bool = True, **options: Any
+) -> tuple[EscalateAction, FakeSession]:
+    session = FakeSession(answer, FORMS if can else None)
+
+    async def run() -> EscalateAction:
+        made = factory(session, **options).create_policy(policy, Stopwatch(None))
+        return await asyncio.wait_for(made.determine_action(asked), 5)
+
+    return asyncio.run(run()), session
+
+
+def test_allowed_by_a_rule_escalates() -> None:
+    assert decide(request("git", "status"))[0] == Escalate(rule="my.rules:1")
+
+
+def test_unmatched_runs_and_nobody_is_asked() -> None:
+    action, session = decide(request("ls"))
+    assert action == Run()
+    assert session.asked == []
+
+
+def test_forbidden() -> None:
+    assert decide(request("dd"))[0] == Deny(reason="Execution forbidden by policy", rule="my.rules:3")
+
+
+def test_forbidden_tells_the_justification() -> None:
+    policy = rules(("dd", Decision.FORBIDDEN, "it wipes disks"))
+    assert decide(request("dd"), policy=policy)[0] == Deny(
+        reason="Execution forbidden by policy: it wipes disks", rule="my.rules:1"
+    )
+
+
+def test_accepted_by_rule_escalates() -> None:
+    action, session = decide(request("make", "all"), says("accept"))
+    assert action == Escalate(rule="my.rules:2")
+    assert session.asked == [("Allow agent to run `/usr/bin/make all` in `/w`?", SCHEMA, 7)]
+
+
+def test_accepted_by_heuristics_stays_in_the_sandbox() -> None:
+    action, session = decide(request("rm", "-rf", "x"), says("accept"))
+    assert action == Run(rule="heuristics")
+    assert len(session.asked) == 1
+
+
+@pytest.mark.parametrize(("answer", "word"), [("decline", "declined"), ("cancel", "cancelled")])
+@pytest.mark.parametrize("argv", [("make",), ("rm", "-rf", "x")])
+def test_refused(answer: str, word: str, argv: tuple[str, ...]) -> None:
+    action, _ = decide(request(*argv), says(answer))
+    assert isinstance(action, Deny)
+    assert action.reason == f"User {word} execution"
+
+
+def test_only_the_action_counts() -> None:
+    assert isinstance(decide(request("make"), says("accept", {"reason": "no, deny"}))[0], Escalate)
+
+
+def test_a_client_without_the_capability_is_not_asked() -> None:
+    action, session = decide(request("make"), can=False)
+    assert action == Deny(reason=approvals.NO_CAPABILITY, rule="my.rules:2")
+    assert session.asked == []
+
+
+def test_nobody_answers() -> None:
+    action, _ = decide(request("make"), never, approval_timeout=0.05)
+    assert action == Deny(reason="Nobody answered the request for approval within 0.05 s", rule="my.rules:2")
+
+
+def test_a_client_that_cannot_ask_after_all_is_an_error_not_a_denial() -> None:
+    async def fails() -> ElicitResult:
+        raise MCPError(INVALID_REQUEST, "no window")
+
+    with pytest.raises(ShellToolError, match="the client could not ask for approval: no window"):
+        decide(request("make"), fails)
+
+
+def test_an_answer_that_makes_no_sense_is_an_error() -> None:
+    with pytest.raises(ShellToolError, match="makes no sense"):
+        decide(request("make"), says("maybe"))
+    with pytest.raises(ValidationError):
+        ElicitResult.model_validate({"action": "maybe"})
+
+
+def test_a_name_the_script_could_have_made_up_does_not_allow() -> None:
+    action, _ = decide(request("git", "status", program="/w/git", writable=True))
+    assert action == Run()
+    denied, _ = decide(request("dd", program="/w/dd", writable=True))
+    assert isinstance(denied, Deny)
+
+
+def test_whole_paths_on_request() -> None:
+    assert decide(request("git"), preserve_program_paths=True)[0] == Run()
+    policy = rules(("/usr/bin/git", Decision.ALLOW, None))
+    assert isinstance(decide(request("git"), policy=policy, preserve_program_paths=True)[0], Escalate)
+
+
+def test_the_clock_stands_still_while_someone_thinks() -> None:
+    async def run() -> tuple[float, float]:
+        now = [0.0]
+        stopwatch = Stopwatch(10.0, clock=lambda: now[0])
+
+        async def slow() -> ElicitResult:
+            now[0] += 100.0
+            return await says("accept")()
+
+        made = factory(FakeSession(slow, FORMS)).create_policy(RULES, stopwatch)
+        now[0] += 1.0
+        await made.determine_action(request("make"))
+        now[0] += 2.0
+        return stopwatch.elapsed(), now[0]
+
+    assert asyncio.run(run()) == (3.0, 103.0)
+
+
+def test_the_clock_runs_on_when_the_question_is_dropped() -> None:
+    async def run() -> bool:
+        stopwatch = Stopwatch(0.05)
+        made = factory(FakeSession(never, FORMS)).create_policy(RULES, stopwatch)
+        deciding = asyncio.create_task(made.determine_action(request("make")))
+        await asyncio.sleep(0.1)
+        assert stopwatch.remaining() != 0.0
+        deciding.cancel()
+        await asyncio.gather(deciding, return_exceptions=True)
+        await asyncio.wait_for(stopwatch.expired(), 5)
+        return deciding.cancelled()
+
+    assert asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("declared", "shows"),
+    [
+        (None, False),
+        ({}, False),
+        ({"elicitation": {}}, True),
+        ({"elicitation": {"form": {}}}, True),
+        ({"elicitation": {"form": {}, "url": {}}}, True),
+        ({"elicitation": {"url": {}}}, False),
+    ],
+)
+def test_what_declares_forms(declared: dict[str, Any] | None, shows: bool) -> None:
+    capabilities = None if declared is None else ClientCapabilities.model_validate(declared)
+    assert approvals.shows_forms(capabilities) is shows
+    assert ElicitationCapability.model_validate({}).form is None  # what makes the first true row a special case
+
+
+def test_the_command_line_has_the_same_default() -> None:
+    assert cli.DEFAULT_APPROVAL_TIMEOUT == approvals.DEFAULT_APPROVAL_TIMEOUT
