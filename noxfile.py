@@ -1,0 +1,108 @@
+"""The pipeline: each session is a step of :mod:`shell_tool_release` in an environment that the sessions share.
+
+``./run`` runs this with a nox of its own; any other nox works as well.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+sys.path.insert(0, str(ROOT / "src"))
+
+from shell_tool_release import environments  # noqa: E402  (the line above is its path)
+
+nox.needs_version = ">=2025.11"
+nox.options.sessions = ["lint", "tests"]
+nox.options.default_venv_backend = "none"
+
+WORK = "work"
+"""The environment of all sessions: the compiler alone is 400 MB, and a release has seven of them."""
+
+
+def python(session: nox.Session, *groups: str, arguments: tuple[str, ...]) -> None:
+    """Run the shared environment's Python, which holds at least ``groups``, with ``arguments``."""
+    program = environments.ensure(ROOT, WORK, (environments.PROJECT, *groups))
+    session.run(str(program), *arguments, env={"PYTHONPATH": str(ROOT / "src")}, external=True)
+
+
+def step(session: nox.Session, module: str, *arguments: str) -> None:
+    """Run one step of the release."""
+    python(session, "release", arguments=("-m", f"shell_tool_release.{module}", *arguments))
+
+
+@nox.session
+def patch(session: nox.Session) -> None:
+    """Fetch bash's locked source and apply our patch to it, exactly."""
+    step(session, "sources")
+
+
+@nox.session(requires=["patch"])
+def shells(session: nox.Session) -> None:
+    """Build every bash variant of this platform with zig."""
+    step(session, "shells")
+
+
+@nox.session
+def native(session: nox.Session) -> None:
+    """Build the exec wrapper and the supervisor, static."""
+    step(session, "native")
+
+
+@nox.session
+def freeze(session: nox.Session) -> None:
+    """Freeze the server and the Python wrapper into one folder that needs no Python."""
+    step(session, "freeze")
+
+
+@nox.session(requires=["shells", "native", "freeze"])
+def vendor(session: nox.Session) -> None:
+    """Put everything built together in vendor/, laid out as it ships."""
+    step(session, "vendor")
+
+
+@nox.session(requires=["vendor"])
+def pack(session: nox.Session) -> None:
+    """Write the npm package to dist/npm/ and print what its parts weigh."""
+    step(session, "npm")
+
+
+@nox.session(requires=["pack"])
+def smoke(session: nox.Session) -> None:
+    """Install the package with npm and do a real job through npx; prints the transcript."""
+    step(session, "smoke")
+
+
+@nox.session(requires=["smoke"])
+def release(session: nox.Session) -> None:
+    """All of the above: from the clone to a package that was tried (the README's first command)."""
+    session.log("The package is in dist/npm/.")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests (the README's second command); arguments after -- go to pytest."""
+    python(session, "release", "freeze", "test", arguments=("-m", "pytest", "-n", "2", *session.posargs))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, formatting and types."""
+    groups = ("run", "release", "test", "lint")
+    for arguments in (("ruff", "check"), ("ruff", "format", "--check"), ("mypy",)):
+        python(session, *groups, arguments=("-m", *arguments))
+
+
+@nox.session
+def suite(session: nox.Session) -> None:
+    """Compare bash's own test suite under our build and a stock one; minutes, so not part of tests."""
+    step(session, "bash_suite", *session.posargs)
+
+
+@nox.session
+def roots(session: nox.Session) -> None:
+    """Run the README's first command as a new user in minimal Debian systems (needs root and debootstrap)."""
+    step(session, "roots", *session.posargs)

@@ -1,0 +1,96 @@
+"""The virtual environments of the pipeline: made once, installed into only when what they should hold changes.
+
+``nox`` would make one environment a session; the sessions of a release need the same 1.2 GB, so they share one here.
+Only the standard library is used: the bootstrap makes nox's own environment with this file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from typing import Any
+
+FOLDER = ".nox"
+CONSTRAINTS = Path("packaging") / "constraints.txt"
+PROJECT = "project"
+"""The group name that stands for the runtime dependencies of the project itself."""
+
+
+def ensure(root: Path, name: str, groups: tuple[str, ...]) -> Path:
+    """Return the Python of environment ``name``, holding dependency ``groups`` of ``pyproject.toml`` as locked.
+
+    Args:
+        root: The checkout.
+        name: Folder name below ``.nox``.
+        groups: Names of dependency groups, or :data:`PROJECT`.
+
+    Raises:
+        subprocess.CalledProcessError: venv or pip failed; they said why.
+    """
+    folder = root / FOLDER / name
+    python = folder / "bin" / "python"
+    folder.parent.mkdir(exist_ok=True)
+    with folder.with_name(f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests run in several processes
+        _make(folder, python)
+        for group in groups:
+            _install(root, folder, python, group)
+    return python
+
+
+def requirements(root: Path, group: str) -> list[str]:
+    """Return the requirements of ``group``, with the groups it includes."""
+    import tomllib  # noqa: PLC0415  (Python 3.11's: the bootstrap imports this file only after it has looked at the version)
+
+    document = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    if group == PROJECT:
+        return list(document["project"]["dependencies"])
+    return _expand(document["dependency-groups"], group)
+
+
+def _expand(groups: dict[str, list[Any]], name: str) -> list[str]:
+    found: list[str] = []
+    for entry in groups[name]:
+        found += [entry] if isinstance(entry, str) else _expand(groups, entry["include-group"])
+    return found
+
+
+def _make(folder: Path, python: Path) -> None:
+    """Make the environment, anew when the Python it was made with is another one by now."""
+    stamp = folder / "made-with"
+    wanted = json.dumps([sys.version, sys.base_prefix])
+    if python.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
+        return
+    venv.EnvBuilder(clear=True, with_pip=True, symlinks=True).create(folder)
+    stamp.write_text(wanted, encoding="utf-8")
+
+
+def _install(root: Path, folder: Path, python: Path, group: str) -> None:
+    """Install ``group`` unless the same requirements under the same constraints are in already."""
+    wanted = requirements(root, group)
+    constraints = root / CONSTRAINTS
+    digest = hashlib.sha256(json.dumps(wanted).encode() + constraints.read_bytes()).hexdigest()
+    stamp = folder / f"installed-{group}"
+    if stamp.exists() and stamp.read_text(encoding="utf-8") == digest:
+        return
+    print(f"environment {folder.name}: installing {group}", flush=True)
+    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
+    # Wheels only: building one from source would need a compiler, which a release must not.
+    command += ["--only-binary", ":all:", "--constraint", str(constraints), *wanted]
+    subprocess.run(command, check=True, env=_clean_environment())
+    stamp.write_text(digest, encoding="utf-8")
+
+
+def _clean_environment() -> dict[str, str]:
+    """Return the environment without what would make pip look at or write to another installation."""
+    return {
+        key: value
+        for key, value in os.environ.items()
+        if key not in {"PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_USER"}
+    }

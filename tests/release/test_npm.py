@@ -1,0 +1,194 @@
+"""The package: its bytes depend on its content only, and its content is what is said."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+from typing import TYPE_CHECKING
+
+import pytest
+
+from release.conftest import cannot, copy_any
+from shell_tool_release import npm
+from shell_tool_release.cache import file_sha256
+from shell_tool_release.errors import BuildError, ConfigurationError
+from shell_tool_release.npm import TarMember, npm_version, pack, package_json, write_tarball
+from shell_tool_release.workspace import Workspace, host_platform
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from shell_tool_release.npm import Package
+
+
+@pytest.fixture
+def small(workspace: Workspace, tmp_path: Path) -> Workspace:
+    """A checkout whose vendor folder holds two small files."""
+    root = tmp_path / "checkout"
+    root.mkdir()
+    for name in ("CHANGELOG.md", "LICENSE", "NOTICE", "README.md", "pyproject.toml", "packaging", "patches"):
+        copy_any(workspace.root / name, root / name)
+    platform = root / "vendor" / "linux-x64"
+    (platform / "server").mkdir(parents=True)
+    (platform / "server" / "program").write_text("#!/bin/sh\n")
+    (platform / "server" / "program").chmod(0o755)
+    (platform / "build.json").write_text('{"platform": "linux-x64"}')
+    return Workspace(root=root)
+
+
+def _members(path: Path) -> dict[str, tarfile.TarInfo]:
+    with tarfile.open(path) as archive:
+        return {member.name: member for member in archive.getmembers()}
+
+
+def _read(path: Path, name: str) -> bytes:
+    with tarfile.open(path) as archive:
+        stream = archive.extractfile(name)
+        assert stream is not None
+        return stream.read()
+
+
+def test_bytes_do_not_depend_on_modes_times_or_folder(small: Workspace, tmp_path: Path) -> None:
+    first = pack(small)
+    copy_any(small.root, tmp_path / "elsewhere")
+    second_place = Workspace(root=tmp_path / "elsewhere")
+    for path in second_place.root.rglob("*"):
+        if path.is_file():
+            path.chmod(0o700 if path.stat().st_mode & 0o100 else 0o600)
+            os.utime(path, (1, 1))
+    assert pack(second_place).sha256 == first.sha256
+
+
+def test_bytes_depend_on_content(small: Workspace) -> None:
+    first = pack(small)
+    (small.vendor / "linux-x64" / "server" / "program").write_text("#!/bin/sh\n:\n")
+    assert pack(small).sha256 != first.sha256
+
+
+def test_entries_are_npms(small: Workspace) -> None:
+    package = pack(small)
+    assert package.path.name == f"codex-shell-tool-mcp-npm-{small.version}.tgz"
+    members = _members(package.path)
+    names = list(members)
+    assert names[0] == "package/package.json"
+    assert names[1:] == sorted(names[1:])
+    assert {member.mode for member in members.values()} == {0o755, 0o644}
+    assert {(m.uid, m.gid, m.uname, m.gname, m.mtime) for m in members.values()} == {(0, 0, "", "", npm.MTIME)}
+    assert all(member.isreg() for member in members.values())
+    executable = {name for name, member in members.items() if member.mode == 0o755}
+    assert executable == {"package/bin/codex-shell-tool-mcp", "package/vendor/linux-x64/server/program"}
+    header = package.path.read_bytes()[:10]
+    assert header[4:8] == b"\0\0\0\0"
+    assert header[3] == 0, "the header names a file or carries a comment"
+
+
+def test_manifest_lists_every_file_of_vendor(small: Workspace) -> None:
+    package = pack(small)
+    manifest = json.loads(_read(package.path, "package/vendor/MANIFEST.json"))
+    listed = {f"package/vendor/{entry['path']}" for entry in manifest["files"]}
+    assert listed == {n for n in _members(package.path) if n.startswith("package/vendor/")} - {
+        "package/vendor/MANIFEST.json"
+    }
+    program = next(entry for entry in manifest["files"] if entry["path"].endswith("program"))
+    assert program["mode"] == "0755"
+    assert program["sha256"] == file_sha256(small.vendor / program["path"])
+
+
+def test_a_symbolic_link_is_an_error(small: Workspace) -> None:
+    (small.vendor / "linux-x64" / "server" / "link").symlink_to("program")
+    with pytest.raises(BuildError, match=r"server/link is neither file nor folder"):
+        pack(small)
+
+
+def test_an_empty_vendor_folder_is_an_error(small: Workspace) -> None:
+    (small.vendor / "linux-x64" / "build.json").unlink()
+    with pytest.raises(BuildError, match=r"run: \./run vendor"):
+        pack(small)
+
+
+def test_a_package_over_the_limit_is_an_error(small: Workspace) -> None:
+    (small.vendor / "linux-x64" / "noise").write_bytes(os.urandom(npm.LIMIT_BYTES))
+    with pytest.raises(BuildError, match=r"more than 14,000,000 for linux-x64"):
+        pack(small)
+
+
+def test_paths_over_ustars_limit_survive(tmp_path: Path) -> None:
+    name = "a" * 120 + "/" + "b" * 120
+    package = write_tarball(
+        tmp_path / "long.tgz", [TarMember(name=name, data=b"x"), TarMember(name="package.json", data=b"{}")]
+    )
+    assert list(_members(package.path)) == ["package/package.json", f"package/{name}"]
+    assert gzip.decompress(package.path.read_bytes())[:21] == b"package/package.json\0"
+
+
+def test_package_json_says_what_is_inside(workspace: Workspace) -> None:
+    document = json.loads(package_json(workspace, ["linux-x64", "linux-arm64", "darwin-arm64"], "owner/repository"))
+    assert document["name"] == "codex-shell-tool-mcp"
+    assert document["version"] == npm_version(workspace.version)
+    assert document["os"] == ["darwin", "linux"]
+    assert document["cpu"] == ["arm64", "x64"]
+    assert document["bin"] == {"codex-shell-tool-mcp": "bin/codex-shell-tool-mcp"}
+    assert document["repository"]["url"] == "git+https://github.com/owner/repository.git"
+    # npm 12 runs no install scripts, and a package without dependencies installs without a registry.
+    assert not document.keys() & {"scripts", "dependencies", "optionalDependencies", "devDependencies"}
+
+
+def test_no_repository_is_named_unless_told(workspace: Workspace) -> None:
+    assert "repository" not in json.loads(package_json(workspace, ["linux-x64"], None))
+    with pytest.raises(ConfigurationError, match="OWNER/REPO"):
+        package_json(workspace, ["linux-x64"], "https://host/owner/repository")
+
+
+@pytest.mark.parametrize(("python", "npm_form"), [("1.2.3", "1.2.3"), ("0.10.0a4", "0.10.0-alpha.4")])
+def test_versions(python: str, npm_form: str) -> None:
+    assert npm_version(python) == npm_form
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.2.3b1", "1.2.3.dev0", "1.2.3-alpha.4", "v1.2.3"])
+def test_other_versions_are_refused(version: str) -> None:
+    with pytest.raises(ConfigurationError, match="neither"):
+        npm_version(version)
+
+
+def test_the_real_package(packed: tuple[Workspace, Package]) -> None:
+    """What a user downloads holds every part and every licence text, and nothing of this machine."""
+    place, package = packed
+    names = {name.removeprefix("package/") for name in _members(package.path)}
+    platform = f"vendor/{host_platform()}"
+    wanted = {
+        "bin/codex-shell-tool-mcp",
+        "patches/bash-exec-wrapper.patch",
+        "LICENSE",
+        "NOTICE",
+        f"{platform}/server/codex-exec-mcp-server",
+        f"{platform}/server/codex-execve-wrapper-py",
+        f"{platform}/bin/codex-execve-wrapper",
+        f"{platform}/bin/codex-shell-supervisor",
+        f"{platform}/licenses/GNU-bash/COPYING",
+        f"{platform}/licenses/starlark-pyo3/LICENSE",
+    }
+    assert wanted <= names
+    assert package.files < 2000
+    notices = _read(package.path, "package/THIRD_PARTY_NOTICES.md").decode()
+    for part in ("GNU bash", "musl", "CPython", "pydantic", "starlark-pyo3", "pyinstaller"):
+        assert f"| {part} |" in notices
+    for path in (place.vendor / host_platform()).rglob("*"):
+        if path.is_file():
+            assert str(place.root.parent).encode() not in path.read_bytes(), path
+
+
+def test_npm_reads_the_package_as_it_was_written(packed: tuple[Workspace, Package]) -> None:
+    if shutil.which("npm") is None:
+        cannot("npm is not here")
+    _, package = packed
+    command = ["npm", "pack", "--dry-run", "--json", "--ignore-scripts", str(package.path)]
+    said = subprocess.run(command, capture_output=True, check=True, cwd=package.path.parent, timeout=100).stdout
+    listing = json.loads(said)
+    entry = listing[0] if isinstance(listing, list) else next(iter(listing.values()))
+    assert {(file["path"], file["size"], file["mode"]) for file in entry["files"]} == {
+        (name.removeprefix("package/"), member.size, member.mode) for name, member in _members(package.path).items()
+    }

@@ -1,0 +1,107 @@
+"""The smoke test of a release, run as part of the tests too; and that it fails when the package does not do its job."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from mcp_types import CallToolResult, TextContent
+
+from release.conftest import cannot
+from shell_tool_release import smoke
+from shell_tool_release.errors import BuildError
+from shell_tool_release.workspace import Workspace
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from shell_tool_release.npm import Package
+
+STEP = smoke.Step(command="c", output="out\n", actions=("deny",), answer="decline")
+VALUE: dict[str, Any] = {
+    "exit_code": 0,
+    "output": "out\n",
+    "decisions": [{"action": "deny", "command": "c", "rule": "r"}],
+}
+
+
+@pytest.mark.timeout(900)  # freezing takes half a minute, minutes where six others do it too
+def test_a_release_does_its_job(packed: tuple[Workspace, Package], monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("npx") is None:
+        cannot("npm and npx are not here")
+    place, package = packed
+    monkeypatch.setattr(smoke, "STARTS", 1)
+    said: list[str] = []
+    outcome = smoke.smoke(place, package.path, said.append)
+    assert len(outcome.results) == len(smoke.JOB)
+    text = said[0]
+    for step in smoke.JOB:
+        assert f"$ {step.command}" in text
+    assert "smoke.rules:3]" in text, "the transcript names the rule that forbade git push"
+    assert "asked     Allow agent to run `" in text
+    assert outcome.npx_ms[0] > outcome.direct_ms[0] > 10
+
+
+def test_the_job_covers_every_decision() -> None:
+    answers = [step.answer for step in smoke.JOB]
+    assert {"accept", "decline", None} <= set(answers)
+    assert {action for step in smoke.JOB for action in step.actions} == {"escalate", "deny"}
+
+
+def _called(value: dict[str, Any]) -> CallToolResult:
+    return CallToolResult(content=[TextContent(type="text", text=json.dumps(value))])
+
+
+def test_a_good_result_has_no_problems() -> None:
+    assert smoke._judge(STEP, _called(VALUE), ("may I?",)).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "asked", "problem"),
+    [
+        ({"exit_code": 1}, ("may I?",), "exit code 1, not 0"),
+        ({"output": "out\nmore"}, ("may I?",), "output"),
+        ({"decisions": []}, ("may I?",), "decisions (), not ('deny',)"),
+        ({}, (), "asked 0 times"),
+        ({}, ("may I?", "and now?"), "asked 2 times"),
+    ],
+)
+def test_each_check_can_fail(change: dict[str, Any], asked: tuple[str, ...], problem: str) -> None:
+    problems = smoke._judge(STEP, _called(VALUE | change), asked).problems
+    assert len(problems) == 1
+    assert problems[0].startswith(problem)
+
+
+def test_a_failed_call_is_a_problem() -> None:
+    called = CallToolResult(content=[TextContent(type="text", text="no sandbox")], isError=True)
+    assert smoke._judge(STEP, called, ()).problems == ("the call failed: no sandbox",)
+
+
+def test_a_step_that_goes_wrong_fails_the_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = replace(smoke._judge(STEP, _called(VALUE), ("may I?",)), problems=("exit code 1, not 0",))
+
+    async def run_nothing(_: smoke.Place) -> tuple[smoke.Result, ...]:
+        return (bad,)
+
+    monkeypatch.setattr(smoke, "_install", lambda *_: None)
+    monkeypatch.setattr(smoke, "_run_job", run_nothing)
+    with pytest.raises(BuildError, match=r"does not do its job:\n  c\n    exit code 1, not 0"):
+        smoke.smoke(Workspace(root=tmp_path), tmp_path / "package.tgz", lambda _: None)
+
+
+def test_a_package_that_npm_refuses_is_an_error(tmp_path: Path) -> None:
+    if shutil.which("npm") is None:
+        cannot("npm is not here")
+    (tmp_path / "broken.tgz").write_bytes(b"no tarball")
+    place = smoke._prepare(tmp_path / "smoke")
+    with pytest.raises(BuildError, match="npm could not install"):
+        smoke._install(place, tmp_path / "broken.tgz")
+
+
+def test_a_server_that_does_not_answer_is_an_error(tmp_path: Path) -> None:
+    place = smoke._prepare(tmp_path / "smoke")
+    with pytest.raises(BuildError, match=r"did not answer initialize but said b'hello"):
+        smoke.measure_start(["echo", "hello"], place)
