@@ -26,7 +26,7 @@ WORK = "work"
 def python(session: nox.Session, *groups: str, arguments: tuple[str, ...]) -> None:
     """Run the shared environment's Python, which holds at least ``groups``, with ``arguments``."""
     program = environments.ensure(ROOT, WORK, (environments.PROJECT, *groups))
-    session.run(str(program), *arguments, env={"PYTHONPATH": str(ROOT / "src")}, external=True)
+    session.run(str(program), *arguments, env={"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}"}, external=True)
 
 
 def step(session: nox.Session, module: str, *arguments: str) -> None:
@@ -85,7 +85,11 @@ def release(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests (the README's second command); arguments after -- go to pytest."""
-    python(session, "release", "freeze", "test", arguments=("-m", "pytest", "-n", "2", *session.posargs))
+    groups = ("run", "release", "test")
+    # Built here, once, because a build takes longer than a single test may.
+    for module in ("support.built", "shell_tool_release.freeze"):
+        python(session, *groups, arguments=("-m", module))
+    python(session, *groups, arguments=("-m", "pytest", "-n", "2", *session.posargs))
 
 
 @nox.session

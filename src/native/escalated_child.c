@@ -108,6 +108,22 @@ static bool same_file(const char *path, int program)
     return same;
 }
 
+/* Whether it was not written to since it was decided: the descriptor stays the same file through that. */
+static bool unchanged(const struct spawn *decided, int program)
+{
+    struct stat now;
+    if (fstat(program, &now) != 0)
+        return false;
+#ifdef __APPLE__
+    const struct timespec *modified = &now.st_mtimespec, *changed = &now.st_ctimespec;
+#else
+    const struct timespec *modified = &now.st_mtim, *changed = &now.st_ctim;
+#endif
+    return (uint64_t)now.st_size == decided->size &&
+           (uint64_t)modified->tv_sec * 1000000000u + (uint64_t)modified->tv_nsec == decided->modified &&
+           (uint64_t)changed->tv_sec * 1000000000u + (uint64_t)changed->tv_nsec == decided->changed;
+}
+
 #ifdef __linux__
 
 static void execute_descriptor(const struct escalation *escalation, int program, char **argv, char **env)
@@ -149,7 +165,8 @@ static _Noreturn void execute(const struct escalation *escalation, int program, 
     char **env = vector(what->env, what->envc);
     if (argv == NULL || env == NULL)
         fail(report, STAGE_MEMORY);
-    if ((what->flags & SPAWN_BY_PATH) != 0 && program >= 0 && !same_file(what->file, program)) {
+    if (program >= 0 && (!unchanged(escalation->spawn, program) ||
+                         ((what->flags & SPAWN_BY_PATH) != 0 && !same_file(what->file, program)))) {
         errno = ESTALE;
         fail(report, STAGE_CHANGED);
     }

@@ -19,6 +19,7 @@
 extern char **environ;
 
 #define SOCKET_VARIABLE "CODEX_ESCALATE_SOCKET="
+#define IN_FLIGHT_TEXT "too many descriptors of this user are on their way through sockets; try again"
 #define ASK_NAME "codex-execve-ask:"
 
 #ifndef VERSION
@@ -208,7 +209,7 @@ static void introduce(const struct client *client, int far)
     case ECONNREFUSED: case ECONNRESET: case EPIPE: case ENOTCONN: case EDESTADDRREQ:
         not_run(client, "the server is gone", 0);
     case ETOOMANYREFS:
-        not_run(client, "too many descriptors of this user are on their way through sockets; try again", 0);
+        not_run(client, IN_FLIGHT_TEXT, 0);
     default:
         not_run(client, "the server cannot be reached", errno);
     }
@@ -226,6 +227,8 @@ static void ask_server(struct client *client, char **argv)
     if (!compose(client, &question, argv))
         not_run(client, "its arguments and environment are larger than a question may be", 0);
     bool sent = send_on(&question, client->stream, true);
+    if (!sent && errno == ETOOMANYREFS)
+        not_run(client, IN_FLIGHT_TEXT, 0);
     if (!sent && errno != EAGAIN && errno != EWOULDBLOCK)
         not_run(client, "the question could not be written", errno);
     introduce(client, ends[1]);
@@ -337,6 +340,11 @@ int main(int argc, char **argv)
     }
     client.file = argv[1];
     decoder_start(&client.decoder, READER_CLIENT, STATE_ASKED, payload, sizeof payload);
+    /* No question the kernel would not answer by itself: it takes no such path. */
+    if (client.file[0] == '\0')
+        fail_as(client.file, ENOENT);
+    if (strlen(client.file) > PATH_BYTES_MAX)
+        fail_as(client.file, ENAMETOOLONG);
     find_ask(&client, argv[0]);
     find_rendezvous(&client);
     ask_server(&client, argv + 2);

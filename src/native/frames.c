@@ -35,7 +35,6 @@ static const struct transition transitions[] = {
     {READER_SERVER, CONTROL_RUNNING, FRAME_SHELL_EXIT, CONTROL_SHELL_ENDED},
     {READER_SERVER, CONTROL_SHELL_ENDED, FRAME_STARTED, CONTROL_SHELL_ENDED},
     {READER_SERVER, CONTROL_SHELL_ENDED, FRAME_ENDED, CONTROL_SHELL_ENDED},
-    {READER_SERVER, CONTROL_FAILED, FRAME_FINISHED, CONTROL_DONE},
     {READER_SERVER, CONTROL_ENDING, FRAME_SHELL_STARTED, CONTROL_ENDING},
     {READER_SERVER, CONTROL_ENDING, FRAME_SHELL_FAILED, CONTROL_ENDING},
     {READER_SERVER, CONTROL_ENDING, FRAME_STARTED, CONTROL_ENDING},
@@ -57,7 +56,7 @@ struct size_range {
 };
 
 static const struct size_range sizes[] = {
-    {FRAME_REQUEST, 15, LENGTH_MAX - 1},
+    {FRAME_REQUEST, 15, REQUEST_PAYLOAD_MAX},
     {FRAME_RUN, 0, 0},
     {FRAME_ESCALATE, 0, 0},
     {FRAME_DENY, 0, REASON_MAX},
@@ -69,7 +68,7 @@ static const struct size_range sizes[] = {
     {FRAME_STOPPED, 4, 4},
     {FRAME_CONTINUED, 0, 0},
     {FRAME_EXIT, 5, 5},
-    {FRAME_SPAWN, 19, LENGTH_MAX - 1},
+    {FRAME_SPAWN, 43, LENGTH_MAX - 1},
     {FRAME_STARTED, 8, 8},
     {FRAME_ENDED, 9, 9},
     {FRAME_SHELL_STARTED, 4, 4},
@@ -305,7 +304,8 @@ static bool take_request(struct input *input, struct request *request)
 bool decode_request(const uint8_t *payload, size_t length, struct request *request)
 {
     struct input input = {payload, length, false};
-    return take_request(&input, request) && request->file[0] != '\0' &&
+    return length <= REQUEST_PAYLOAD_MAX && take_request(&input, request) && request->file[0] != '\0' &&
+           strlen(request->file) <= PATH_BYTES_MAX && strlen(request->cwd) <= PATH_BYTES_MAX &&
            (request->cwd[0] == '/' || request->cwd[0] == '\0');
 }
 
@@ -313,6 +313,9 @@ bool decode_spawn(const uint8_t *payload, size_t length, struct spawn *spawn)
 {
     struct input input = {payload, length, false};
     spawn->session = take_u32(&input);
+    spawn->size = take(&input, 8);
+    spawn->modified = take(&input, 8);
+    spawn->changed = take(&input, 8);
     return take_request(&input, &spawn->what);
 }
 
@@ -587,12 +590,15 @@ static size_t put_counts(struct output *output, const struct request *request)
 size_t encode_request_head(uint8_t to[REQUEST_HEAD], const struct request *request, size_t strings)
 {
     struct output output = begin(to, REQUEST_HEAD, FRAME_REQUEST, 13 + strings);
-    return put_counts(&output, request);
+    return strings > REQUEST_PAYLOAD_MAX - 13 ? 0 : put_counts(&output, request);
 }
 
 size_t encode_spawn_head(uint8_t to[SPAWN_HEAD], const struct spawn *spawn, size_t strings)
 {
-    struct output output = begin(to, SPAWN_HEAD, FRAME_SPAWN, 17 + strings);
+    struct output output = begin(to, SPAWN_HEAD, FRAME_SPAWN, 41 + strings);
     put(&output, spawn->session, 4);
+    put(&output, spawn->size, 8);
+    put(&output, spawn->modified, 8);
+    put(&output, spawn->changed, 8);
     return put_counts(&output, &spawn->what);
 }

@@ -23,6 +23,12 @@
 /* Largest length field: the kernel's ceiling for argv and environment (execve(2): 6 MiB) plus slack for numbers and paths. */
 #define LENGTH_MAX 6356992u
 
+/* Largest payload of a REQUEST: what is escalated must fit a SPAWN, which says a little more. */
+#define REQUEST_PAYLOAD_MAX (LENGTH_MAX - 8192u)
+
+/* Longest path in bytes: the kernel takes no longer one (path_resolution(7): PATH_MAX less the NUL). */
+#define PATH_BYTES_MAX 4095u
+
 /* Longest reason: a line for a person; more is a mistake or an attack. */
 #define REASON_MAX 65536u
 
@@ -50,7 +56,7 @@
 
 /* Bytes before the strings of a REQUEST and of a SPAWN, header included. */
 #define REQUEST_HEAD (FRAME_HEAD + 13u)
-#define SPAWN_HEAD (FRAME_HEAD + 17u)
+#define SPAWN_HEAD (FRAME_HEAD + 41u)
 
 enum frame_type {
     FRAME_REQUEST = 1, FRAME_RUN, FRAME_ESCALATE, FRAME_DENY, FRAME_ERROR, FRAME_EXEC_FAILED, FRAME_FDS,
@@ -126,6 +132,7 @@ struct request {
 
 struct spawn {
     uint32_t session;
+    uint64_t size, modified, changed; /* of the program when it was decided; times in nanoseconds */
     struct request what; /* file is the path; flags are SPAWN_ ones */
 };
 
@@ -183,7 +190,8 @@ size_t encode_ended(uint8_t *to, size_t room, uint32_t session, struct outcome o
 size_t encode_shell_failed(uint8_t *to, size_t room, uint32_t error, struct text_span message);
 
 /* What comes before the strings, which the caller sends from where they lie: `strings` is their size, each with its NUL.
- * Returns 0 also where the whole frame would exceed LENGTH_MAX or the counts STRINGS_MAX. */
+ * Returns 0 also where the whole frame would exceed LENGTH_MAX (a REQUEST: REQUEST_PAYLOAD_MAX) or the counts
+ * STRINGS_MAX. */
 size_t encode_request_head(uint8_t to[REQUEST_HEAD], const struct request *request, size_t strings);
 size_t encode_spawn_head(uint8_t to[SPAWN_HEAD], const struct spawn *spawn, size_t strings);
 

@@ -23,6 +23,8 @@
 #define CALL_LANDLOCK_RESTRICT_SELF 446
 #define CREATE_RULESET_VERSION 1u
 #define RULE_PATH_BENEATH 1
+#define CALL_OPENAT2 437
+#define RESOLVE_WITHOUT_LINKS 0x04u
 
 #define FS_WRITE_FILE (1ull << 1)
 #define FS_REMOVE_DIR (1ull << 4)
@@ -104,10 +106,19 @@ static bool allow(int ruleset, int where, uint64_t rights)
     return syscall(CALL_LANDLOCK_ADD_RULE, ruleset, RULE_PATH_BENEATH, &rule, 0) == 0;
 }
 
+/* The server sends real paths. One that leads through a link now was replaced by the script of an earlier call. */
+static int open_without_links(const char *path)
+{
+    struct open_how {
+        uint64_t flags, mode, resolve;
+    } how = {O_PATH | O_CLOEXEC, 0, RESOLVE_WITHOUT_LINKS};
+    return (int)syscall(CALL_OPENAT2, AT_FDCWD, path, &how, sizeof how);
+}
+
 /* A path that does not exist is skipped: there is nothing to write to yet, and nothing that could be made there. */
 static bool allow_path(int ruleset, const char *path, uint64_t rights, struct sandbox_refusal *refusal)
 {
-    int where = open(path, O_PATH | O_CLOEXEC);
+    int where = open_without_links(path);
     if (where < 0 && (errno == ENOENT || errno == ENOTDIR))
         return true;
     bool allowed = where >= 0 && allow(ruleset, where, rights);
@@ -122,7 +133,7 @@ static bool allow_paths(int ruleset, uint64_t handled, const struct sandbox_opti
                         struct sandbox_refusal *refusal)
 {
     static const char *const devices[] = {"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom",
-                                          "/dev/tty",  "/dev/ptmx", "/dev/pts"};
+                                          "/dev/tty",  "/dev/ptmx"};
     /* No new device files, even for root: through one a whole disk could be written. */
     uint64_t below_roots = handled & ~(FS_MAKE_CHAR | FS_MAKE_BLOCK);
     for (size_t i = 0; i < options->count; i++)
@@ -174,6 +185,8 @@ static bool restrict_writes(const struct sandbox_options *options, struct sandbo
 #define LOAD 0x20u
 #define JUMP_EQUAL 0x15u
 #define JUMP_AT_LEAST 0x35u
+#define AND 0x54u
+#define SOCKET_TYPE_MASK 0xFu
 #define RETURN 0x06u
 
 #if defined(__x86_64__)
@@ -236,12 +249,16 @@ static void emit_refusal(struct filter *filter, uint32_t call)
     emit(filter, RETURN, 0, 0, RETURN_ERRNO | EPERM);
 }
 
-/* The call is refused unless its argument is the value. */
-static void emit_only(struct filter *filter, uint32_t call, uint32_t argument, uint32_t value)
+/* socketpair(2) for AF_UNIX streams and packets only: a datagram socket takes an address with every message. */
+static void emit_pairs(struct filter *filter)
 {
-    emit(filter, JUMP_EQUAL, 0, 4, call);
-    emit(filter, LOAD, 0, 0, DATA_ARGUMENT(argument));
-    emit(filter, JUMP_EQUAL, 1, 0, value);
+    emit(filter, JUMP_EQUAL, 0, 8, SYS_socketpair);
+    emit(filter, LOAD, 0, 0, DATA_ARGUMENT(0u));
+    emit(filter, JUMP_EQUAL, 0, 4, AF_UNIX);
+    emit(filter, LOAD, 0, 0, DATA_ARGUMENT(1u));
+    emit(filter, AND, 0, 0, SOCKET_TYPE_MASK);
+    emit(filter, JUMP_EQUAL, 2, 0, SOCK_STREAM);
+    emit(filter, JUMP_EQUAL, 1, 0, SOCK_SEQPACKET);
     emit(filter, RETURN, 0, 0, RETURN_ERRNO | EPERM);
     emit(filter, RETURN, 0, 0, RETURN_ALLOW);
 }
@@ -273,8 +290,9 @@ static void build_filter(struct filter *filter, bool no_network)
     if (no_network) {
         for (size_t i = 0; i < sizeof network / sizeof *network; i++)
             emit_refusal(filter, network[i]);
-        emit_only(filter, SYS_socket, 0, AF_UNIX);
-        emit_only(filter, SYS_socketpair, 0, AF_UNIX);
+        /* connect and bind are refused, so all that a socket could still do is send datagrams to an address. */
+        emit_refusal(filter, SYS_socket);
+        emit_pairs(filter);
     }
     emit_terminal(filter);
     emit(filter, RETURN, 0, 0, RETURN_ALLOW);

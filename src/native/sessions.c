@@ -336,7 +336,8 @@ static bool read_report(struct supervisor *supervisor, struct session *session)
         return true;
     }
     struct outcome outcome = {OUTCOME_NOT_STARTED, (uint32_t)report.error};
-    session->child = 0; /* it ends by itself and is reaped like any orphan */
+    reap_failed(session->child);
+    session->child = 0;
     if (report.stage != STAGE_EXEC) {
         refuse(supervisor, session, stage_text(report.stage), report.stage == STAGE_CHANGED ? 0 : report.error);
         return false;

@@ -95,6 +95,13 @@ static void tell_shell_failed(struct supervisor *supervisor, int error, const ch
     tell_server(supervisor, frame, encode_shell_failed(frame, sizeof frame, (uint32_t)error, text));
 }
 
+void reap_failed(pid_t child)
+{
+    kill(child, SIGKILL);
+    while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
+        continue;
+}
+
 /* The shell's report pipe: its end says that the shell runs. */
 static void read_shell_report(struct supervisor *supervisor)
 {
@@ -106,7 +113,8 @@ static void read_shell_report(struct supervisor *supervisor)
     ssize_t got = read_some(supervisor->shell_report, &report, sizeof report);
     close_if_open(&supervisor->shell_report);
     if (got == (ssize_t)sizeof report && report.length <= sizeof report.message) {
-        supervisor->shell = 0; /* it ends by itself and is reaped like any orphan */
+        reap_failed(supervisor->shell);
+        supervisor->shell = 0;
         tell_shell_failed(supervisor, report.error, report.message, report.length);
         return;
     }

@@ -37,6 +37,10 @@ int64_t now_ms(void);
 /* Reaps every child that has ended, stopped or continued, and tells whom it concerns. False when there are no children. */
 bool reap_children(struct supervisor *supervisor);
 
+/* A child that has reported why it could not become what it was to be is about to end: it never counts among those that had
+ * to be ended. */
+void reap_failed(pid_t child);
+
 /* ---- sessions.c: escalated programs --------------------------------------------------------------------------- */
 
 /* Takes over a SPAWN frame with its payload and descriptors. False: the server broke the protocol. */

@@ -6,7 +6,7 @@ API::
     Key.of(kind, **inputs) -> Key               hash of all inputs
     entry(root, key, build) -> Entry            build once (also across processes), then reuse
     Lock(path)                                  context manager; one process at a time
-    sweep(root)                                 remove what interrupted builds left behind
+    sweep(root)                                 remove old logs and what killed builds left behind
 
 An entry appears by rename, so it is whole or absent. Its files' hashes are recorded and checked at
 each use: a damaged entry is built again, never served.
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 VARIABLE = "CODEX_BUILD_CACHE"
 _FOLDER = "codex-shell-tool-mcp"
 _RECORD = "entry.json"
-_SCRATCH = ("build-*", "fetch-*", "patch-*", "*/fetch-*", "*/" + "?" * 20 + ".????????")
+_SCRATCH = ("logs/*.log", "build-*", "fetch-*", "patch-*", "*/fetch-*", "*/" + "?" * 20 + ".????????")
 _STALE_SECONDS = 24 * 3600.0  # no build takes nearly as long
 
 
@@ -163,9 +163,13 @@ def _holds(folder: Path, key: Key) -> bool:
 
 
 def sweep(root: Path) -> None:
-    """Remove working folders of builds that were killed more than a day ago."""
+    """Remove logs and working folders of builds that ended, or were killed, more than a day ago."""
     oldest = time.time() - _STALE_SECONDS
     for pattern in _SCRATCH:
-        for folder in root.glob(pattern):
-            if folder.is_dir() and folder.stat().st_mtime < oldest:
-                shutil.rmtree(folder, ignore_errors=True)
+        for path in root.glob(pattern):
+            if path.stat().st_mtime >= oldest:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)

@@ -120,12 +120,11 @@ def _write_distribution(target: Path, distribution: Distribution) -> None:
     metadata = distribution.metadata
     named = [file for file in distribution.files or () if ".dist-info" in file.parts[0] and _TEXT.search(file.name)]
     texts = {_flat(file.parts): Path(str(distribution.locate_file(file))).read_bytes() for file in named}
+    stated = [field for name in ("License-Expression", "License") for field in metadata.get_all(name) or ()]
     component = Component(
         name=metadata["Name"],
         version=metadata["Version"],
-        license=metadata.get("License-Expression")
-        or metadata.get("License")
-        or _classified(metadata.get_all("Classifier")),
+        license=stated[0] if stated else _classified(metadata.get_all("Classifier")),
         note="the loader of the frozen programs" if metadata["Name"].lower() == "pyinstaller" else "",
     )
     write_component(target, component, texts)

@@ -240,7 +240,8 @@ def build_shell(recipe: Recipe, context: BuildContext) -> BuiltShell:
     started = time.monotonic()
 
     def build(folder: Path) -> None:
-        _build(folder, recipe, todo, tree, context)
+        log = context.cache / "logs" / f"{recipe.label}-{key.name[:8]}.log"
+        _build(folder, recipe, todo, tree, context, log)
 
     found = entry(context.cache, key, build)
     how = "from the cache" if found.reused else f"built in {time.monotonic() - started:.0f} s"
@@ -270,9 +271,8 @@ def _key(recipe: Recipe, todo: Plan, tree: SourceTree) -> Key:
     )
 
 
-def _build(folder: Path, recipe: Recipe, todo: Plan, tree: SourceTree, context: BuildContext) -> None:
+def _build(folder: Path, recipe: Recipe, todo: Plan, tree: SourceTree, context: BuildContext, log: Path) -> None:
     work = Path(tempfile.mkdtemp(prefix="build-", dir=context.cache))
-    log = context.cache / "logs" / f"{recipe.label}.log"
     log.parent.mkdir(exist_ok=True)
     log.unlink(missing_ok=True)
     try:

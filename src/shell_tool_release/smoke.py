@@ -196,7 +196,7 @@ async def _run_job(place: Place) -> tuple[Result, ...]:
     answers: list[Answer | None] = [None]
     asked: list[str] = []
 
-    async def on_question(_: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
+    async def on_question(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:  # noqa: ARG001
         asked.append(params.message)
         return ElicitResult(action=answers[0] or "cancel")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import time
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from codex_shell_tool_mcp.escalation.params import ExecParams, ExecResult
 from codex_shell_tool_mcp.escalation.policy import Deny, Escalate, EscalateAction, ExecRequest, Run
 from codex_shell_tool_mcp.escalation.server import run_escalate_server
 from codex_shell_tool_mcp.execpolicy.rules import Policy
-from codex_shell_tool_mcp.sandbox.spec import DangerFullAccess, SandboxState, WorkspaceWrite
+from codex_shell_tool_mcp.sandbox.spec import DangerFullAccess, ReadOnly, SandboxState, WorkspaceWrite
 from codex_shell_tool_mcp.shells.catalog import ShellProgram
 from support.built import built
 
@@ -55,7 +56,7 @@ def call(
     table: Table,
     workdir: Path,
     *,
-    sandbox: DangerFullAccess | WorkspaceWrite | None = None,
+    sandbox: DangerFullAccess | ReadOnly | WorkspaceWrite | None = None,
     timeout: float | None = 30,
     env: Mapping[bytes, bytes] | None = None,
 ) -> ExecResult:
@@ -143,7 +144,12 @@ def test_escalated_programs_run_outside_with_what_the_caller_had(tmp_path: Path)
         f"../canary|1|x|{tmp_path}/sub|0027|{wrapper}",
     ]
     assert [line for line in outside.output.splitlines() if line.startswith("NoNew")] == ["NoNewPrivs:\t0"] * 2
-    assert f"{tool}|2|a  b |{tmp_path}/sub|0027|unset" in outside.output
+    # Below a writable root a script is run from a sealed copy, under the name of its descriptor.
+    shown = re.sub("/dev/fd/[0-9]+", "COPY", outside.output)
+    assert f"COPY|2|a  b |{tmp_path}/sub|0027|unset" in shown
+    assert f"COPY|1|x|{tmp_path}/sub|0027|unset" in shown
+    kept = call(f"cd sub; {tool} x", Table(actions={"canary": Escalate()}), tmp_path, sandbox=ReadOnly())
+    assert f"{tool}|1|x|{tmp_path}/sub" in kept.output
 
 
 @pytest.mark.parametrize(
@@ -333,16 +339,24 @@ def test_bad_directories_and_binaries_are_named(tmp_path: Path) -> None:
         asyncio.run(_async_call(":", Table(), tmp_path, supervisor=tmp_path / "no-supervisor"))
 
 
-async def _async_call(script: str, table: object, workdir: Path, *, supervisor: Path | None = None) -> ExecResult:
+async def _async_call(
+    script: str,
+    table: object,
+    workdir: Path,
+    *,
+    supervisor: Path | None = None,
+    timeout: float = 30,
+    sandbox: DangerFullAccess | ReadOnly | None = None,
+) -> ExecResult:
     binaries = built()
     return await run_escalate_server(
         ExecParams(command=script, workdir=workdir, login=False, env={b"PATH": os.environb[b"PATH"]}),
-        SandboxState(policy=DangerFullAccess(), cwd=workdir),
+        SandboxState(policy=sandbox or DangerFullAccess(), cwd=workdir),
         ShellProgram(path=binaries.bash, variant="gnu"),
         binaries.wrapper,
         Policy(),
         table,  # type: ignore[arg-type]
-        30,
+        timeout,
         supervisor=supervisor or binaries.supervisor,
     )
 

@@ -6,6 +6,7 @@ import os
 import select
 import socket
 import subprocess
+import sys
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 _F = TypeVar("_F")
 
+MESSAGES = getattr(socket, "SOCK_SEQPACKET", socket.SOCK_DGRAM) if sys.platform == "linux" else socket.SOCK_DGRAM
+"""Kind of the rendezvous socket."""
+
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 10) -> None:
     """Wait for something that has no event to wait for."""
@@ -37,6 +41,14 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] not in {b"Z", b"X"}
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def decided(program: int | None) -> dict[str, Any]:
+    """What the server tells of the program it has decided on."""
+    if program is None:
+        return {}
+    found = os.fstat(program)
+    return {"size": found.st_size, "modified": found.st_mtime_ns, "changed": found.st_ctime_ns}
 
 
 @dataclass(kw_only=True)
@@ -99,6 +111,7 @@ class Call:
             "stream": service.stream.fileno(),
             "program": request.program,
             "cwd_descriptor": request.cwd_descriptor,
+            **decided(request.program),
             **changes,
         }
         if self.connection.state == "start":
@@ -170,7 +183,7 @@ def supervised(
     """
     with ExitStack() as stack:
         control, control_theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        rendezvous, client = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        rendezvous, client = socket.socketpair(socket.AF_UNIX, MESSAGES)
         read_end, write_end = os.pipe()
         numbers = (control_theirs.fileno(), client.fileno())
         process = subprocess.Popen(

@@ -94,6 +94,7 @@ static void show_spawn(const uint8_t *payload, size_t length)
     if (!decode_spawn(payload, length, &spawn))
         fail("not a spawn");
     printf("SPAWN descriptors=%" PRIu32 " session=%" PRIu32, spawn_descriptors(&spawn), spawn.session);
+    printf(" size=%" PRIu64 " modified=%" PRIu64 " changed=%" PRIu64, spawn.size, spawn.modified, spawn.changed);
     print_request(&spawn.what);
     compare_head(head, encode_spawn_head(head, &spawn, spawn.what.strings.length), spawn.what.strings);
 }

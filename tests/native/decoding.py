@@ -126,7 +126,13 @@ _SHOWN: dict[type, tuple[str, Callable[..., str]]] = {
     wire.Stopped: ("STOPPED", lambda f: f"number={f.number}"),
     wire.Continued: ("CONTINUED", lambda f: ""),
     wire.Exit: ("EXIT", lambda f: _outcome(f.outcome)),
-    wire.Spawn: ("SPAWN", lambda f: f"descriptors={len(f.descriptors)} session={f.session}{_request(f)}"),
+    wire.Spawn: (
+        "SPAWN",
+        lambda f: (
+            f"descriptors={len(f.descriptors)} session={f.session}"
+            f" size={f.size} modified={f.modified} changed={f.changed}{_request(f)}"
+        ),
+    ),
     wire.Started: ("STARTED", lambda f: f"session={f.session} pid={f.pid}"),
     wire.Ended: ("ENDED", lambda f: f"session={f.session} {_outcome(f.outcome)}"),
     wire.ShellStarted: ("SHELL_STARTED", lambda f: f"number={f.pid}"),

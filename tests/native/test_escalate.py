@@ -18,7 +18,7 @@ import pytest
 
 from codex_shell_tool_mcp.escalation import wire
 from codex_shell_tool_mcp.escalation.channel import send_message
-from native.calls import Call, is_alive, script, supervised, wait_until
+from native.calls import Call, decided, is_alive, script, supervised, wait_until
 from support.service import Service
 
 if TYPE_CHECKING:
@@ -165,7 +165,8 @@ for number in (signal.SIGPIPE, signal.SIGXFSZ):
 for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGRTMIN + 5):
     signal.signal(number, signal.SIG_IGN)
 for number, limit in ((resource.RLIMIT_NOFILE, (50, 70)), (resource.RLIMIT_CORE, (0, 0)),
-                      (resource.RLIMIT_CPU, (77, 99)), (resource.RLIMIT_FSIZE, (1 << 30, -1)), (resource.RLIMIT_STACK, (4 << 20, 16 << 20))):
+                      (resource.RLIMIT_CPU, (77, 99)), (resource.RLIMIT_FSIZE, (1 << 30, -1)),
+                      (resource.RLIMIT_STACK, (4 << 20, 16 << 20))):
     resource.setrlimit(number, limit)
 """
 
@@ -345,6 +346,37 @@ def test_program_that_was_replaced_is_the_one_that_was_opened(tmp_path: Path) ->
         call.escalate(service, request)
         assert call.shell_exit().value == 0
         assert call.printed() == b"decided\n"
+
+
+@pytest.mark.parametrize("by_path", [False, True])
+@pytest.mark.parametrize("change", ["append", "overwrite", "touch", "mode"])
+def test_program_that_was_changed_in_place_is_not_run(tmp_path: Path, change: str, by_path: bool) -> None:
+    """The descriptor stays the same file through that; its size and times do not."""
+    tool = tmp_path / "tool"
+    tool.write_text("#!/bin/sh\necho decided\n")
+    tool.chmod(0o755)
+    for changes in (False, True):
+        with script(f"$W {tool} tool; echo $?") as call:
+            service, request = call.accept()
+            before = decided(request.program)
+            if changes:
+                if change == "append":
+                    with tool.open("a") as file:
+                        file.write("echo more\n")
+                elif change == "overwrite":
+                    tool.write_text("#!/bin/sh\necho replace\n")
+                    os.utime(tool, ns=(0, before["modified"]))
+                elif change == "touch":
+                    tool.touch()
+                else:
+                    tool.chmod(0o700)
+            call.escalate(service, request, by_path=by_path, **before)
+            call.shell_exit()
+            if changes:
+                assert b"not run: it is no longer the file that was decided on\n126\n" in call.printed()
+                assert call.expect(wire.Ended).outcome.kind == 2
+            else:
+                assert call.printed() == b"decided\n0\n"
 
 
 def test_path_without_a_descriptor() -> None:
@@ -560,7 +592,8 @@ def test_session_that_was_handed_over_twice_at_once_in_drips() -> None:
         service, request = call.accept()
         call.frames.append(call.expect(wire.ShellStarted))
         spawn = wire.Spawn(
-            session=1, path=request.file, cwd=request.cwd, argv=request.argv, env=request.env[:3], umask=request.umask,
+            **decided(request.program), session=1, path=request.file, cwd=request.cwd, argv=request.argv,
+            env=request.env[:3], umask=request.umask,
             stream=service.stream.fileno(), program=request.program, cwd_descriptor=request.cwd_descriptor,
         )  # fmt: skip
         data = call.connection.send(spawn)
@@ -582,7 +615,7 @@ def forged(path: bytes = b"/bin/echo", argument: bytes = b"hi") -> Iterator[tupl
         cwd = os.open("/", os.O_PATH)
         call.send(
             wire.Spawn(session=9, path=path, cwd=b"/", argv=(b"x", argument), env=(), stream=far.fileno(),
-                       program=program, cwd_descriptor=cwd)
+                       program=program, cwd_descriptor=cwd, **decided(program))
         )  # fmt: skip
         for descriptor in (program, cwd):
             os.close(descriptor)

@@ -139,12 +139,24 @@ def test_devices() -> None:
     assert output.split()[-1] == b"0"
 
 
-def test_pseudo_terminals() -> None:
-    code = (
-        "import os; a, b = os.openpty(); os.write(a, b'x\\n'); print(os.read(b, 9)); print(os.ttyname(b)[:9]);"
-        "open(os.ttyname(b), 'w').write('y')"
-    )
-    assert python(code, restricted()) == (0, b"b'x\\n'\n/dev/pts/\n")
+def test_terminals_of_others() -> None:
+    """A terminal by its name is somebody's window: what is written there may be typed on."""
+    master, slave = os.openpty()
+    name = os.ttyname(slave)
+    assert run(f"echo x > {name} || echo refused", restricted())[1].endswith(b"refused\n")
+    assert run(f"echo x > {name}", [])[0] == 0
+    os.close(master)
+    os.close(slave)
+
+
+def test_root_that_is_a_link_by_now(place: tuple[Path, Path]) -> None:
+    """The server names real paths: a link was put there since."""
+    inside, outside = place
+    for path in (inside / "link", inside / "link" / "dir"):
+        (inside / "link").unlink(missing_ok=True)
+        (inside / "link").symlink_to(outside)
+        assert failure(restricted(path)).errno == 40
+    assert run("echo new > $I/dir/x", restricted(inside / "dir"), env={"I": str(inside)})[0] == 0
 
 
 def test_root_cannot_make_devices(place: tuple[Path, Path]) -> None:
@@ -186,7 +198,7 @@ def test_signals_of_an_escalated_program_work_from_inside(tmp_path: Path) -> Non
 
 # ---- the network ----------------------------------------------------------------------------------------------------
 
-FAMILIES = ["AF_INET", "AF_INET6", "AF_NETLINK", "AF_PACKET", "AF_VSOCK", "AF_ALG", "AF_BLUETOOTH", "AF_CAN"]
+FAMILIES = ["AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK", "AF_PACKET", "AF_VSOCK", "AF_ALG", "AF_BLUETOOTH", "AF_CAN"]
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if hasattr(socket, name)])
@@ -208,24 +220,26 @@ def test_unix_socketpairs_work_and_named_sockets_do_not(tmp_path: Path) -> None:
     server.listen()
     code = f"""
 import os, socket
-a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-a.sendmsg([b'through'])
-print(b.recvmsg(9)[0])
-c = socket.socket(socket.AF_UNIX)
-for name in ({str(tmp_path / "s")!r}, '\\0abstract'):
+flags = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_STREAM | flags):
+    a, b = socket.socketpair(socket.AF_UNIX, kind)
+    a.sendmsg([b'through'])
+    print(b.recvmsg(9)[0])
+for kind in (socket.SOCK_DGRAM, socket.SOCK_RAW, socket.SOCK_DGRAM | flags):
     try:
-        c.connect(name)
+        socket.socketpair(socket.AF_UNIX, kind)
     except PermissionError:
         print('refused')
-for call in (lambda: c.bind({str(tmp_path / "t")!r}), lambda: c.listen(), a.getsockname, a.getpeername,
-             lambda: a.shutdown(2), lambda: a.send(b'x'), lambda: a.setsockopt(1, 2, 1), lambda: a.getsockopt(1, 3)):
+for call in (lambda: a.connect({str(tmp_path / "s")!r}), lambda: a.bind({str(tmp_path / "t")!r}), lambda: a.listen(),
+             a.getsockname, a.getpeername, lambda: a.shutdown(2), lambda: a.send(b'x'), lambda: a.setsockopt(1, 2, 1),
+             lambda: a.getsockopt(1, 3)):
     try:
         call()
         print('works')
     except PermissionError:
         pass
 """
-    assert python(code, restricted(tmp_path)) == (0, b"b'through'\nrefused\nrefused\n")
+    assert python(code, restricted(tmp_path)) == (0, b"b'through'\n" * 3 + b"refused\n" * 3)
     server.close()
 
 
@@ -312,12 +326,14 @@ def test_typing_on_a_terminal_is_refused() -> None:
     code = """
 import ctypes, os
 c = ctypes.CDLL(None, use_errno=True)
-a, b = os.openpty()
 for request in (0x5412, 0x541C, 0x5412 + (1 << 32)):
-    print(c.ioctl(b, ctypes.c_ulong(request), b'x'), ctypes.get_errno())
-print(os.isatty(b))
+    print(c.ioctl(0, ctypes.c_ulong(request), b'x'), ctypes.get_errno())
+print(os.isatty(0))
 """
-    assert python(code, ["--restrict"]) == (0, b"-1 1\n-1 1\n-1 1\nTrue\n")
+    master, slave = os.openpty()
+    assert python(code, ["--restrict"], stdin=slave) == (0, b"-1 1\n-1 1\n-1 1\nTrue\n")
+    os.close(master)
+    os.close(slave)
 
 
 def test_processes_outside_cannot_be_reached(place: tuple[Path, Path]) -> None:

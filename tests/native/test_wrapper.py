@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import select
 import signal
 import socket
 import stat
@@ -18,6 +19,7 @@ import pytest
 
 from codex_shell_tool_mcp.escalation import wire
 from codex_shell_tool_mcp.escalation.channel import receive_message
+from native.calls import MESSAGES
 from support.built import built
 from support.service import PATIENCE, Caller, Service, calling
 
@@ -332,9 +334,10 @@ def test_question_from_scattered_strings() -> None:
         assert {name + b"=" + value for name, value in env.items()} <= set(request.env)
 
 
-def test_rendezvous_without_waiting_that_is_full() -> None:
+@pytest.mark.parametrize("kind", {socket.SOCK_DGRAM, MESSAGES})
+def test_rendezvous_without_waiting_that_is_full(kind: socket.SocketKind) -> None:
     """A script can make the shared description non-blocking, and fill it."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
     theirs.setblocking(False)
     sent = 0
     try:
@@ -348,6 +351,7 @@ def test_rendezvous_without_waiting_that_is_full() -> None:
         assert caller.process.poll() is None
         for _ in range(sent):
             assert ours.recv(16) == b"zz"
+        assert select.select([ours], [], [], PATIENCE)[0]
         data, descriptors = receive_message(ours, 16)
         service = Service(stream=socket.socket(fileno=descriptors[0]))
         assert data == b"\x01"
@@ -436,6 +440,29 @@ def test_first_argument_is_never_an_option(file: str) -> None:
         assert request.file == file.encode()
         service.send(wire.Run())
         assert caller.outcome() == (127, b"", f"{file}: No such file or directory\n".encode())
+
+
+@pytest.mark.parametrize(
+    ("file", "number", "status"), [("", 2, 127), ("/" + "x" * 4095, 36, NOT_RUN), ("./" * 3000 + "x", 36, NOT_RUN)]
+)
+def test_path_that_no_kernel_takes(file: str, number: int, status: int) -> None:
+    """Nobody is asked: it ends as its execve would."""
+    done = subprocess.run([wrapper(), file, "x"], capture_output=True, check=False, timeout=PATIENCE)
+    assert done.returncode == status
+    assert done.stdout == b""
+    if len(file) < 900:
+        assert done.stderr == f"{file}: {os.strerror(number)}\n".encode()
+
+
+def test_longest_path() -> None:
+    file = "/" + "./" * 2042 + "bin/echo"[:10]
+    assert 4090 <= len(file) <= 4095
+    with calling([wrapper(), file, "echo", "hi"]) as caller:
+        service, request = caller.ask()
+        assert request.file == file.encode()
+        assert request.program is not None
+        service.send(wire.Run())
+        assert caller.outcome() == (0, b"hi\n", b"")
 
 
 @pytest.mark.parametrize("arguments", [[], ["/bin/echo"]])

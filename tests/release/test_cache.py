@@ -107,6 +107,9 @@ def test_leftovers_of_killed_builds_are_swept_after_a_day(tmp_path: Path) -> Non
     fresh = tmp_path / "build-now"
     for folder in [*stale, fresh]:
         folder.mkdir()
+    stale.append(tmp_path / "logs" / "old.log")
+    stale[-1].parent.mkdir()
+    stale[-1].touch()
     for folder in stale:
         os.utime(folder, (time.time() - 90_000,) * 2)
     sweep(tmp_path)

@@ -35,6 +35,8 @@ def _below(name: str, roots: tuple[str, ...]) -> bool:
 def _file(module: str) -> Path | None:
     """The Python source of a module, found without running its packages."""
     top, *rest = module.split(".")
+    if top == "__main__":  # this process, whatever it is
+        return None
     spec = importlib.util.find_spec(top)
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return None
@@ -125,14 +127,16 @@ def test_no_module_of_the_server_is_missing(parts: Parts) -> None:
 def test_the_server_answers_without_any_of_them(parts: Parts, tmp_path: Path) -> None:
     """``initialize`` and ``tools/list`` in the frozen program, whose imports are all done by then."""
     client = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
-    messages = [
+    messages: list[dict[str, object]] = [
         {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": client},
         {"jsonrpc": "2.0", "method": "notifications/initialized"},
         {"jsonrpc": "2.0", "id": 2, "method": "tools/list"},
     ]
     native = {program.name: program.path for program in parts.native}
-    command = [parts.frozen.server / "codex-exec-mcp-server", "--bash", parts.shells[0].path]
-    command += ["--execve", native["codex-execve-wrapper"], "--supervisor", native["codex-shell-supervisor"]]
+    command = [
+        *(str(parts.frozen.server / "codex-exec-mcp-server"), "--bash", str(parts.shells[0].path)),
+        *("--execve", str(native["codex-execve-wrapper"]), "--supervisor", str(native["codex-shell-supervisor"])),
+    ]
     with subprocess.Popen(
         command,
         env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "CODEX_HOME": str(tmp_path)},

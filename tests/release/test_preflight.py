@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import os
 import shutil
 import subprocess
 import sys
@@ -37,7 +38,7 @@ def nothing_here(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = {"Py_ENABLE_SHARED": 1, "INSTSONAME": "libpython.so", "LIBDIR": "/nowhere", "MULTIARCH": "none"}
     monkeypatch.setattr(sysconfig, "get_config_var", answers.get)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**30))
-    monkeypatch.setattr(preflight.os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "access", lambda *_: False)
     monkeypatch.setattr(preflight, "MINIMUM_PYTHON", (99, 0))
 
 

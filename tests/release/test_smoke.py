@@ -76,7 +76,7 @@ def test_each_check_can_fail(change: dict[str, Any], asked: tuple[str, ...], pro
 
 
 def test_a_failed_call_is_a_problem() -> None:
-    called = CallToolResult(content=[TextContent(type="text", text="no sandbox")], isError=True)
+    called = CallToolResult(content=[TextContent(type="text", text="no sandbox")], is_error=True)
     assert smoke._judge(STEP, called, ()).problems == ("the call failed: no sandbox",)
 
 

@@ -115,6 +115,9 @@ CORPUS = (
         "running",
         wire.Spawn(
             session=7,
+            size=3_000_000,
+            modified=1_700_000_000_123_456_789,
+            changed=1_700_000_001_000_000_000,
             path=b"/usr/bin/git",
             cwd=b"/srv/project",
             argv=(b"git", b"push"),

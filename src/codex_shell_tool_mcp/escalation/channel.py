@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -21,18 +22,29 @@ _CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 _NOSIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 
-_ANCILLARY = socket.CMSG_SPACE(wire.MAX_DESCRIPTORS_PER_FRAME * array.array("i").itemsize)
+_SCM_PIDFD = 4
+"""unix(7): a peer that sets SO_PASSPIDFD on our end has the kernel give us a descriptor with every message."""
+
+_IN_FLIGHT = {errno.ETOOMANYREFS, errno.ENOBUFS}
+"""Too many descriptors of this user are on their way through sockets: passes by itself."""
+
+IN_FLIGHT_PATIENCE = 5.0
+"""Seconds to retry while they are."""
+
+FLOOD_PAUSE = 0.01
+"""Seconds of rest after a datagram that was dropped, so that a flood of them starves nobody."""
 
 
-def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> tuple[int, ...]:
-    """The descriptors of a received message, all close-on-exec."""
-    received = array.array("i")
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> tuple[tuple[int, ...], bool]:
+    """The descriptors of a received message, all close-on-exec, and whether nothing else came with it."""
+    received, pure = array.array("i"), True
     for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+        pure = pure and (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
+        if level == socket.SOL_SOCKET and kind in {socket.SCM_RIGHTS, _SCM_PIDFD}:
             received.frombytes(data[: len(data) - len(data) % received.itemsize])
     for descriptor in received if not _CLOEXEC else ():
         os.set_inheritable(descriptor, False)
-    return tuple(received)
+    return tuple(received), pure
 
 
 def close_all(descriptors: tuple[int, ...]) -> None:
@@ -42,25 +54,30 @@ def close_all(descriptors: tuple[int, ...]) -> None:
             os.close(descriptor)
 
 
-def receive_message(sock: socket.socket, size: int) -> tuple[bytes, tuple[int, ...]]:
-    """One ``recvmsg`` of at most ``size`` bytes with its descriptors.
+def receive_message(
+    sock: socket.socket, size: int, most: int = wire.MAX_DESCRIPTORS_PER_FRAME
+) -> tuple[bytes, tuple[int, ...]]:
+    """One ``recvmsg`` of at most ``size`` bytes with at most ``most`` descriptors. Never waits.
+
+    MSG_DONTWAIT: the peer of a socketpair made elsewhere can take O_NONBLOCK off our end, whose flags it shares.
 
     Raises:
-        RemoteProtocolError: The kernel had to drop descriptors (MSG_CTRUNC); those that came are closed.
+        RemoteProtocolError: More or other things came along, or the kernel dropped some; all that came is closed.
         BlockingIOError: Nothing there yet.
     """
-    data, ancillary, flags, _ = sock.recvmsg(size, _ANCILLARY, _CLOEXEC)
-    descriptors = _descriptors(ancillary)
-    if flags & socket.MSG_CTRUNC:
+    room = socket.CMSG_SPACE(most * array.array("i").itemsize)
+    data, ancillary, flags, _ = sock.recvmsg(size, room, _CLOEXEC | socket.MSG_DONTWAIT)
+    descriptors, pure = _descriptors(ancillary)
+    if flags & socket.MSG_CTRUNC or not pure or len(descriptors) > most:
         close_all(descriptors)
         raise RemoteProtocolError("descriptors were lost on the way")
     return data, descriptors
 
 
 def send_message(sock: socket.socket, data: bytes | memoryview, descriptors: tuple[int, ...]) -> int:
-    """One ``sendmsg``; returns how many bytes went."""
+    """One ``sendmsg`` that never waits; returns how many bytes went."""
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
-    return sock.sendmsg([data], ancillary, _NOSIGNAL)
+    return sock.sendmsg([data], ancillary, _NOSIGNAL | socket.MSG_DONTWAIT)
 
 
 def _resolve(future: asyncio.Future[None]) -> None:
@@ -80,9 +97,10 @@ async def _ready(add: Callable[..., None], remove: Callable[[int], object], desc
 class Channel:
     """A stream socket that speaks one side of the wire format. Owns the socket."""
 
-    def __init__(self, sock: socket.socket, connection: wire.Connection) -> None:
-        """Take over ``sock``, which becomes non-blocking."""
+    def __init__(self, sock: socket.socket, connection: wire.Connection, *, most: int) -> None:
+        """Take over ``sock``, which becomes non-blocking; no message may bring more than ``most`` descriptors."""
         sock.setblocking(False)
+        self._most = most
         self.socket = sock
         self.connection = connection
         self._sending = asyncio.Lock()
@@ -107,14 +125,25 @@ class Channel:
 
     async def send(self, frame: wire.Frame) -> None:
         """Send a frame; its descriptors stay open here."""
+        loop = asyncio.get_running_loop()
         async with self._sending:
             rest, descriptors = memoryview(self.connection.send(frame)), frame.descriptors
+            give_up = loop.time() + IN_FLIGHT_PATIENCE
             while rest:
                 try:
                     rest, descriptors = rest[send_message(self.socket, rest, descriptors) :], ()
                 except BlockingIOError:
-                    loop = asyncio.get_running_loop()
                     await _ready(loop.add_writer, loop.remove_writer, self.socket.fileno())
+                except OSError as error:
+                    if error.errno not in _IN_FLIGHT or loop.time() > give_up:
+                        raise
+                    await asyncio.sleep(FLOOD_PAUSE)
+
+    def end(self) -> None:
+        """Close our direction: the peer sees the end, even of a frame that was half sent."""
+        self.connection.end()
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
 
     async def readable(self) -> None:
         """Return once the peer has sent something or closed."""
@@ -129,7 +158,7 @@ class Channel:
     async def _read(self, size: int) -> tuple[bytes, tuple[int, ...]]:
         while True:
             try:
-                return receive_message(self.socket, size)
+                return receive_message(self.socket, size, self._most)
             except BlockingIOError:
                 await self.readable()
             except ConnectionResetError:
@@ -148,16 +177,17 @@ class Rendezvous:
         """The next exec's stream. Whatever else arrives is dropped and closed: any descendant can write here."""
         loop = asyncio.get_running_loop()
         while True:
+            stream = None
             try:
-                data, descriptors = receive_message(self.socket, 2)
+                stream = _stream(*receive_message(self.socket, 2, most=1))
             except BlockingIOError:
                 await _ready(loop.add_reader, loop.remove_reader, self.socket.fileno())
                 continue
             except RemoteProtocolError:
-                continue
-            stream = _stream(data, descriptors)
+                pass
             if stream is not None:
                 return stream
+            await asyncio.sleep(FLOOD_PAUSE)
 
     def close(self) -> None:
         """Close the socket."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import stat
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +17,8 @@ if TYPE_CHECKING:
 MAX_LINKS = 40
 """Links followed before giving up: the kernel's own limit (path_resolution(7))."""
 
-_DELETED = " (deleted)"
-"""What proc(5) appends to the name of a file that has none any more."""
+MAX_SCRIPT = 16 * 1024 * 1024
+"""Largest script in bytes that is copied to be run: a hundred times the longest ones in use."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,18 +45,28 @@ def fingerprint(descriptor: int) -> Fingerprint:
 
 
 def path_of(descriptor: int) -> str | None:
-    """The absolute path of an open file, links followed; ``None`` where it has none or the host cannot say."""
+    """The absolute path that leads to an open file, links followed; ``None`` if none does, here and now.
+
+    What proc(5) shows is a claim: the opener may live in another mount namespace, or the name may be gone and another
+    file have it. So it is looked up, and counts only if it is that file.
+    """
     try:
         path = str(Path(f"/proc/self/fd/{descriptor}").readlink())
     except OSError:
-        return _path_by_fcntl(descriptor)
-    return path if path.startswith("/") and not path.endswith(_DELETED) else None
+        path = _path_by_fcntl(descriptor) or ""
+    return path if path.startswith("/") and leads_to(path, descriptor) else None
+
+
+def leads_to(path: str, descriptor: int) -> bool:
+    """Whether ``path``, which is absolute, is the open file for this process as well."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))  # noqa: PTH116 - one look, no object
+    except (OSError, ValueError):
+        return False
 
 
 def _path_by_fcntl(descriptor: int) -> str | None:
     """macOS: fcntl(2) F_GETPATH."""
-    import fcntl  # noqa: PLC0415 - only where there is no /proc
-
     command = getattr(fcntl, "F_GETPATH", None)
     if command is None:
         return None
@@ -90,27 +103,57 @@ def name_is_trusted(program: str, resolved: str | None, roots: Sequence[Path]) -
     way: ``ln -s /bin/bash ./git`` gives an untouched file a name that a rule trusts. The server walks the way itself,
     and must end at ``resolved``; through ``/proc`` it means another file to every process, so that is no way.
     """
-    if resolved is None or is_below(resolved, roots):
-        return False
     real_roots = [os.path.realpath(root) for root in roots]
-    place, ahead, links = "/", [part for part in program.split("/") if part], 0
+    if resolved is None or _is_below_any(resolved, real_roots):
+        return False
+    place, ahead, links = "", deque(part for part in program.split("/") if part), 0
     while ahead:
-        part = ahead.pop(0)
-        place = os.path.normpath(f"{place}/{part}") if part == ".." else f"{place.rstrip('/')}/{part}"
-        if place == "/proc" or any(Path(place).is_relative_to(root) for root in real_roots):
+        part = ahead.popleft()
+        place = place.rpartition("/")[0] if part == ".." else f"{place}/{part}"
+        if place == "/proc" or _is_below_any(place, real_roots):
             return False
         try:
-            target = str(Path(place).readlink())
-        except OSError:
-            continue  # no link; if it is nothing at all, the end is not reached
+            target = os.readlink(place) if place else ""  # noqa: PTH115 - once per part of every path
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                return False  # not even there
+            continue
         links += 1
         if links > MAX_LINKS:
             return False
-        ahead[:0] = [part for part in target.split("/") if part and part != "."]
-        place = "/" if target.startswith("/") else place.rpartition("/")[0] or "/"
+        ahead.extendleft(reversed([part for part in target.split("/") if part and part != "."]))
+        place = "" if target.startswith("/") else place.rpartition("/")[0]
     return place == resolved
+
+
+def _is_below_any(path: str, real_roots: Sequence[str]) -> bool:
+    return any(root in {"/", path} or path.startswith(root + "/") for root in real_roots)
+
+
+def sealed_copy(descriptor: int) -> int:
+    """A copy of a script that nobody can change (memfd_create(2), sealed): a descriptor for the caller to close.
+
+    Raises:
+        OSError: It cannot be read, copied, or is larger than :data:`MAX_SCRIPT`.
+    """
+    copy = os.memfd_create("script", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        with open(f"/proc/self/fd/{descriptor}", "rb") as source:  # noqa: PTH123 - by descriptor
+            content = source.read(MAX_SCRIPT + 1)
+        if len(content) > MAX_SCRIPT:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        view = memoryview(content)
+        while view:
+            view = view[os.write(copy, view) :]
+        os.fchmod(copy, 0o555)
+        seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+        fcntl.fcntl(copy, fcntl.F_ADD_SEALS, seals)
+    except BaseException:
+        os.close(copy)
+        raise
+    return copy
 
 
 def is_below(path: str, roots: Iterable[Path]) -> bool:
     """Whether ``path``, already free of links, lies at or below one of ``roots`` (whose links are followed here)."""
-    return any(Path(path).is_relative_to(os.path.realpath(root)) for root in roots)
+    return _is_below_any(path, [os.path.realpath(root) for root in roots])

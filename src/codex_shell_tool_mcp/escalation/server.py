@@ -6,12 +6,12 @@ import asyncio
 import logging
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from codex_shell_tool_mcp.errors import ProtocolError, RemoteProtocolError, ShellToolError
 from codex_shell_tool_mcp.escalation import identity, wire
-from codex_shell_tool_mcp.escalation.channel import Channel, close_all
+from codex_shell_tool_mcp.escalation.channel import FLOOD_PAUSE, Channel, close_all
 from codex_shell_tool_mcp.escalation.environ import escalated_environment
 from codex_shell_tool_mcp.escalation.params import TIMEOUT_EXIT_CODE, ExecParams, ExecRecord, ExecResult
 from codex_shell_tool_mcp.escalation.policy import Deny, Escalate, EscalateAction, ExecRequest, Run
@@ -36,12 +36,27 @@ _LOG = logging.getLogger(__name__)
 HALF_OPEN_DEADLINE = 10.0
 """Seconds from the rendezvous to a whole request: a wrapper sends it at once."""
 
-MAX_SESSIONS = 256
-"""Execs of one call that may be open at once; further ones wait in the socket's queue, so that a flood of half-open
-requests costs this process a bounded number of descriptors (ulimit -n is often 1024)."""
+MAX_SESSIONS = 64
+"""Execs of one call that are being answered at once; further ones wait in the socket's queue. Each costs up to three
+descriptors of this process (ulimit -n is often 1024) and the memory of its request."""
+
+MAX_OPEN = 192
+"""The same for all calls together."""
+
+MAX_LINGERING = 64
+"""Execs of one call whose end is waited for after RUN: normally the blink until the exec has closed the stream."""
 
 MAX_RECORDS = 1000
 """Execs of one call that are remembered one by one: a loop can do millions."""
+
+MAX_RECORDED_WORDS, MAX_RECORDED_CHARACTERS = 64, 512
+"""What is remembered of an argument vector, and of each word: it can be megabytes."""
+
+
+class _Open:
+    """How many requests this process has open, over all calls."""
+
+    count = 0
 
 
 @dataclass(kw_only=True)
@@ -61,28 +76,55 @@ class EscalateServer:
     writable: tuple[Path, ...] | None
     records: list[ExecRecord] = field(default_factory=list)
     decided: int = 0
-    _free: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_SESSIONS))
+    _answering: int = 0
+    _lingering: int = 0
 
     async def serve(self) -> None:
         """Answer execs until cancelled; then every open session ends unanswered and its exec does not happen."""
         async with asyncio.TaskGroup() as sessions:
             while True:
-                await self._free.acquire()
+                while self._answering >= MAX_SESSIONS or _Open.count >= MAX_OPEN:
+                    await asyncio.sleep(FLOOD_PAUSE)
                 stream = await self.supervision.rendezvous.accept()
+                self._answering += 1
+                _Open.count += 1
                 sessions.create_task(self._session(stream))
 
     async def _session(self, stream: socket.socket) -> None:
-        channel = Channel(stream, wire.Connection(party=wire.Party.SERVICE))
+        channel = Channel(stream, wire.Connection(party=wire.Party.SERVICE), most=2)
         try:
-            async with asyncio.timeout(HALF_OPEN_DEADLINE):
-                request = await channel.receive()
-            if isinstance(request, wire.Request):
-                await self._answer(channel, request)
+            running = False
+            try:
+                running = await self._question(channel)
+            finally:
+                self._answering -= 1
+                _Open.count -= 1
+            if running and self._lingering < MAX_LINGERING:
+                await self._see_off(channel)
         except (RemoteProtocolError, OSError, TimeoutError) as error:
             _LOG.info("an exec request was dropped: %r", error)
+        except Exception:  # noqa: BLE001 - one exec must not take the call with it; unanswered, it does not happen
+            _LOG.exception("an exec could not be decided: this is a bug")
         finally:
             channel.close()
-            self._free.release()
+
+    async def _question(self, channel: Channel) -> bool:
+        """Read a request and answer it; whether the answer was RUN."""
+        async with asyncio.timeout(HALF_OPEN_DEADLINE):
+            request = await channel.receive()
+        if isinstance(request, wire.Request):
+            await self._answer(channel, request)
+        return channel.connection.state == "running"
+
+    async def _see_off(self, channel: Channel) -> None:
+        """Wait for the end of the stream, which says that the exec happened."""
+        self._lingering += 1
+        try:
+            failed = await channel.receive()
+            if failed is not None:
+                _LOG.info("%r", failed)
+        finally:
+            self._lingering -= 1
 
     async def _answer(self, channel: Channel, request: wire.Request) -> None:
         try:
@@ -102,7 +144,7 @@ class EscalateServer:
     def _record(self, asked: ExecRequest, action: EscalateAction) -> None:
         self.decided += 1
         if len(self.records) < MAX_RECORDS:
-            self.records.append(ExecRecord(request=asked, action=action))
+            self.records.append(ExecRecord(request=_shortened(asked), action=action))
 
     async def _carry_out(
         self,
@@ -115,10 +157,6 @@ class EscalateServer:
         match action:
             case Run():
                 await channel.send(wire.Run())
-                # The end of the stream says that the exec happened.
-                failed = await channel.receive()
-                if failed is not None:
-                    _LOG.info("%s: %r", asked.program, failed)
             case Deny(reason=reason):
                 await channel.send(wire.Deny(reason=reason))
             case Escalate():
@@ -127,18 +165,33 @@ class EscalateServer:
     async def _escalate(
         self, channel: Channel, request: wire.Request, asked: ExecRequest, before: identity.Fingerprint | None
     ) -> None:
-        """Hand the session to the supervisor, bound to the very file that was decided."""
-        if request.program is None or before is None:
-            raise ShellToolError("it could not be opened, so it cannot be run outside the sandbox")
-        if identity.fingerprint(request.program) != before:
-            raise ShellToolError("it was changed while it was being decided")
-        await self.supervision.spawn(
-            request,
-            channel.socket.fileno(),
-            path=os.fsencode(asked.resolved or asked.program),
-            env=escalated_environment(request.env),
-            script=identity.is_script(request.program),
-        )
+        """Hand the session to the supervisor, bound to the very file that was decided.
+
+        A script's interpreter opens it by a name. Where the sandboxed side has a hand in what that name leads to, the
+        script is run from a sealed copy, so that what was decided is what is read (its ``$0`` is then ``/dev/fd/N``).
+        """
+        if request.program is None or before is None or asked.resolved is None:
+            raise ShellToolError("no file of that name could be opened, so it cannot be run outside the sandbox")
+        script = identity.is_script(request.program)
+        copy = identity.sealed_copy(request.program) if script and asked.writable_by_sandbox else None
+        try:
+            if identity.fingerprint(request.program) != before:
+                raise ShellToolError("it was changed while it was being decided")
+            program = request.program if copy is None else copy
+            await self.supervision.spawn(
+                replace(request, program=program, env=escalated_environment(request.env)),
+                channel.socket.fileno(),
+                path=os.fsencode(asked.resolved),
+                decided=identity.fingerprint(program),
+                by_path=script and copy is None,
+            )
+        finally:
+            close_all(() if copy is None else (copy,))
+
+
+def _shortened(asked: ExecRequest) -> ExecRequest:
+    words = tuple(word[:MAX_RECORDED_CHARACTERS] for word in asked.argv[:MAX_RECORDED_WORDS])
+    return replace(asked, argv=words)
 
 
 async def _unless_gone(channel: Channel, deciding: Coroutine[object, object, _T]) -> _T | None:
@@ -155,12 +208,20 @@ async def _unless_gone(channel: Channel, deciding: Coroutine[object, object, _T]
 
 
 def describe(request: wire.Request, writable: tuple[Path, ...] | None) -> ExecRequest:
-    """A request as the policy sees it: paths from its descriptors where it brought them."""
-    named = os.fsdecode(request.cwd) or None
-    cwd = named if request.cwd_descriptor is None else identity.path_of(request.cwd_descriptor) or named
+    """A request as the policy sees it.
+
+    The wrapper runs on the script's side, so its words are claims. What a descriptor came for is named by the path that
+    leads to that very file here; the name that was used counts only if it leads there as well.
+    """
+    claimed = os.fsdecode(request.cwd) or None
+    cwd = claimed if request.cwd_descriptor is None else identity.path_of(request.cwd_descriptor)
     file = os.fsdecode(request.file)
     program = identity.absolute(file, cwd)
-    resolved = None if request.program is None else identity.path_of(request.program)
+    resolved = None
+    if request.program is not None:
+        resolved = identity.path_of(request.program)
+        if resolved is not None and not identity.leads_to(program, request.program):
+            program = resolved
     return ExecRequest(
         file=file,
         program=program,

@@ -7,11 +7,12 @@ import itertools
 import logging
 import os
 import socket
+import sys
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from codex_shell_tool_mcp.errors import ProtocolError, SandboxError, ShellToolError
+from codex_shell_tool_mcp.errors import LocalProtocolError, ProtocolError, SandboxError, ShellToolError
 from codex_shell_tool_mcp.escalation import wire
 from codex_shell_tool_mcp.escalation.channel import Channel, Rendezvous
 from codex_shell_tool_mcp.process.output import OutputCapture
@@ -23,9 +24,15 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
     from pathlib import Path
 
+    from codex_shell_tool_mcp.escalation.identity import Fingerprint
+
 _LOG = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+
+_RENDEZVOUS = socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_DGRAM
+"""A datagram socket takes an address with every message: through it a script could reach services outside its sandbox.
+A sequenced-packet one does not (unix(7)); macOS has none for AF_UNIX."""
 
 _FINISH_DEADLINE = 5.0
 """Seconds a supervisor gets to end everything before it is killed and its session ended from here."""
@@ -68,6 +75,7 @@ class Supervision:
         self._process = process
         self._control = control
         self._sessions = itertools.count(1)
+        self._spawning: dict[int, asyncio.Future[None]] = {}
         self._started: asyncio.Future[None] = loop.create_future()
         self._exited: asyncio.Future[wire.Outcome] = loop.create_future()
         self._finished: asyncio.Future[int] = loop.create_future()
@@ -84,39 +92,60 @@ class Supervision:
         return await asyncio.shield(self._exited)
 
     async def spawn(
-        self, request: wire.Request, stream: int, *, path: bytes, env: tuple[bytes, ...], script: bool
+        self, request: wire.Request, stream: int, *, path: bytes, decided: Fingerprint, by_path: bool
     ) -> None:
-        """Hand an escalated exec over; the descriptors stay open here.
+        """Hand an escalated exec over, and wait until its program runs or has failed to; descriptors stay open here.
 
-        ``script`` has it executed by its path, after checking that this still is the same file: an interpreter handed a
-        descriptor would see ``/dev/fd/N`` as ``$0``.
+        Args:
+            request: What to run; its environment is final.
+            stream: The session's stream.
+            path: Where the program is.
+            decided: What it was when it was decided; if it is not that any more, it is not run.
+            by_path: Execute it by its path, after checking that this still is the same file: an interpreter handed a
+                descriptor would see ``/dev/fd/N`` as ``$0``.
 
         Raises:
-            ShellToolError: The supervisor is gone.
+            ShellToolError: The supervisor is gone, or the request is too large for it.
         """
         # The shell's first exec can be asked about before the supervisor's word that it started has been read.
         await asyncio.shield(self._started)
-        await self._control.send(
-            wire.Spawn(
-                session=next(self._sessions),
-                path=path,
-                cwd=request.cwd,
-                argv=request.argv,
-                env=env,
-                umask=request.umask,
-                by_path=script,
-                stream=stream,
-                program=request.program,
-                cwd_descriptor=request.cwd_descriptor,
+        session = next(self._sessions)
+        begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._spawning[session] = begun
+        try:
+            await self._control.send(
+                wire.Spawn(
+                    session=session,
+                    size=decided.size,
+                    modified=decided.modified,
+                    changed=decided.changed,
+                    path=path,
+                    cwd=request.cwd,
+                    argv=request.argv,
+                    env=request.env,
+                    umask=request.umask,
+                    by_path=by_path,
+                    stream=stream,
+                    program=request.program,
+                    cwd_descriptor=request.cwd_descriptor,
+                )
             )
-        )
+            await begun
+        except LocalProtocolError as error:
+            raise ShellToolError(f"it cannot be handed over: {error}") from error
+        finally:
+            del self._spawning[session]
+            if begun.done() and not begun.cancelled():
+                begun.exception()  # taken note of
 
     async def end(self) -> None:
-        """End whatever is left of the call; :attr:`ended` then says how many processes that were."""
+        """End whatever is left of the call; :attr:`ended` then says how many processes that were.
+
+        Our end of the channel is closed rather than END sent: that reaches the supervisor even when a frame is stuck.
+        """
+        self._control.end()
         try:
             async with asyncio.timeout(_FINISH_DEADLINE):
-                if not self._reader.done():
-                    await self._control.send(wire.End())
                 await self._reader
         except (TimeoutError, OSError, ProtocolError) as error:
             _LOG.warning("the supervisor did not finish: %r", error)
@@ -129,11 +158,10 @@ class Supervision:
         self._control.close()
         self.rendezvous.close()
         clean = self._finished.done() and not self._finished.cancelled()
-        if not clean:
-            self._process.kill()
-        # It has exited or is about to; in a thread, for the loop must not wait even then.
+        # In a thread, for the loop must not wait; before the wait, which gives the session's number away.
+        left = 0 if clean else await asyncio.to_thread(kill_session, self._process.pid)
         await asyncio.to_thread(self._process.wait)
-        self.ended = self._finished.result() if clean else kill_session(self._process.pid)
+        self.ended = self._finished.result() if clean else left
         await self.output.drain()  # what was printed before the end is still in the pipe
         self.output.close()
         for future in (self._started, self._exited):
@@ -148,7 +176,7 @@ class Supervision:
                 self._take(frame)
                 if isinstance(frame, wire.Finished):
                     return
-            self._lost("the supervisor of this call is gone; what it ran has been ended")
+            self._lost("the supervisor of this call is gone; what was left of its session has been ended")
         except (ProtocolError, OSError) as error:
             self._lost(f"the supervisor of this call broke off: {error}")
 
@@ -163,13 +191,16 @@ class Supervision:
                 _resolve(self._exited, outcome)
             case wire.Finished(ended=ended):
                 _resolve(self._finished, ended)
-                _fail(self._exited, ShellToolError("the call was ended"))
-            case _:
-                _LOG.debug("%r", frame)
+                self._lost("the call was ended")
+            case wire.Started(session=session) | wire.Ended(session=session):
+                if session in self._spawning:
+                    _resolve(self._spawning[session], None)
 
     def _lost(self, reason: str) -> None:
         _fail(self._started, ShellToolError(reason))
         _fail(self._exited, ShellToolError(reason))
+        for begun in self._spawning.values():
+            _fail(begun, ShellToolError(reason))
 
 
 def _resolve(future: asyncio.Future[_T], value: _T) -> None:
@@ -190,7 +221,10 @@ async def supervised(shell: Shell) -> AsyncIterator[Supervision]:
         MissingBinaryError: The supervisor cannot be executed.
         UsageError: The directory cannot be entered, or the script is too long.
     """
-    supervision = _start(shell)
+    try:
+        supervision = _start(shell)
+    except OSError as error:
+        raise ShellToolError(f"the call could not be started: {error.strerror}; too many may be running") from error
     try:
         yield supervision
     finally:
@@ -200,7 +234,7 @@ async def supervised(shell: Shell) -> AsyncIterator[Supervision]:
 def _start(shell: Shell) -> Supervision:
     with ExitStack() as theirs, ExitStack() as ours:
         control, control_theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        rendezvous, client = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        rendezvous, client = socket.socketpair(socket.AF_UNIX, _RENDEZVOUS)
         for mine, other in ((control, control_theirs), (rendezvous, client)):
             ours.callback(mine.close)
             theirs.callback(other.close)
@@ -221,7 +255,7 @@ def _start(shell: Shell) -> Supervision:
                 inherited=numbers,
             )
         )  # fmt: skip
-        channel = Channel(control, wire.Connection(party=wire.Party.SERVER))
+        channel = Channel(control, wire.Connection(party=wire.Party.SERVER), most=1)
         supervision = Supervision(process, channel, Rendezvous(rendezvous), read_end)
         ours.pop_all()
         return supervision

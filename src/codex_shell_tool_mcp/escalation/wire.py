@@ -24,6 +24,12 @@ MAX_LENGTH = 6 * 1024 * 1024 + 64 * 1024
 """Largest frame, type byte included: the kernel's ceiling for argv and environment (execve(2): 6 MiB) plus slack for
 the numbers and paths around them."""
 
+MAX_REQUEST = MAX_LENGTH - 8 * 1024
+"""Largest payload of a REQUEST: what is escalated must fit a SPAWN, which says a little more."""
+
+MAX_PATH = 4095
+"""Longest path in bytes: the kernel takes no longer one (path_resolution(7): PATH_MAX less the NUL)."""
+
 MAX_STRINGS = 1 << 20
 """Most arguments, and most environment entries: more would not fit a frame with one byte each besides the NUL."""
 
@@ -210,12 +216,14 @@ class Request:
     @classmethod
     def parse(cls, payload: bytes, descriptors: tuple[int, ...]) -> Request:
         flags, umask, argc, envc = _unpack(cls.LAYOUT, payload, exact=False)
+        _require(len(payload) <= MAX_REQUEST, "a request that could not be handed over")
         _require(flags <= (_PROGRAM | _CWD | _ASK), "unknown flags")
         _require(umask <= 0o777, "umask out of range")
         _require(argc <= MAX_STRINGS and envc <= MAX_STRINGS, "too many strings")
         program, cwd_descriptor = _attached(flags, descriptors)
         strings = _split(payload[cls.LAYOUT.size :], 2 + argc + envc)
         _require(bool(strings[0]), "no file named")
+        _require(max(map(len, strings[:2])) <= MAX_PATH, "a path longer than any")
         _require(not strings[1] or strings[1].startswith(b"/"), "cwd is not absolute")
         return cls(
             file=strings[0],
@@ -418,11 +426,17 @@ class Exit(_Plain):
 
 @dataclass(frozen=True, kw_only=True)
 class Spawn:
-    """Hands an escalated exec to the supervisor: the stream, the program, the cwd, and what to run with."""
+    """Hands an escalated exec to the supervisor: the stream, the program, the cwd, and what to run with.
+
+    ``size``, ``modified`` and ``changed`` (nanoseconds) are what fstat(2) said of the program when it was decided.
+    """
 
     TYPE: ClassVar[int] = 32
-    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<IBIII")
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<IQQQBIII")
     session: int
+    size: int = 0
+    modified: int = 0
+    changed: int = 0
     path: bytes
     cwd: bytes
     argv: tuple[bytes, ...]
@@ -439,12 +453,13 @@ class Spawn:
 
     def payload(self) -> bytes:
         flags = _presence(self.program, self.cwd_descriptor) | (_BY_PATH if self.by_path else 0)
-        head = self.LAYOUT.pack(self.session, flags, self.umask, len(self.argv), len(self.env))
+        decided = (self.size, self.modified, self.changed)
+        head = self.LAYOUT.pack(self.session, *decided, flags, self.umask, len(self.argv), len(self.env))
         return head + _join((self.path, self.cwd, *self.argv, *self.env))
 
     @classmethod
     def parse(cls, payload: bytes, descriptors: tuple[int, ...]) -> Spawn:
-        session, flags, umask, argc, envc = _unpack(cls.LAYOUT, payload, exact=False)
+        session, size, modified, changed, flags, umask, argc, envc = _unpack(cls.LAYOUT, payload, exact=False)
         _require(flags <= (_PROGRAM | _CWD | _BY_PATH), "unknown flags")
         _require(umask <= 0o777, "umask out of range")
         _require(argc <= MAX_STRINGS and envc <= MAX_STRINGS, "too many strings")
@@ -453,6 +468,9 @@ class Spawn:
         strings = _split(payload[cls.LAYOUT.size :], 2 + argc + envc)
         return cls(
             session=session,
+            size=size,
+            modified=modified,
+            changed=changed,
             path=strings[0],
             cwd=strings[1],
             argv=tuple(strings[2 : 2 + argc]),
@@ -627,7 +645,7 @@ CONTROL_CHANNEL: _Table = {
         (_U, Ended): "shell ended",
         (_V, End): "ending",
     },
-    "failed": {(_V, End): "ending", (_U, Finished): "done"},
+    "failed": {(_V, End): "ending"},
     # Crossed with END on the way.
     "ending": {
         (_U, ShellStarted): "ending",
@@ -742,6 +760,11 @@ class Connection:
         data = encode(frame)
         self._advance(self.party, frame)
         return data
+
+    def end(self) -> None:
+        """We close our direction, which says END whatever was still on its way."""
+        if self.state != "done":
+            self.state = "ending"
 
     def ended_cleanly(self) -> bool:
         """Whether the peer may close now: an exec that happened, a session that is done, nothing half received."""

@@ -5,6 +5,7 @@ Whatever cannot be enforced raises; nothing here ever falls back to less.
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -69,6 +70,12 @@ def _backend() -> Backend:
         ) from None
 
 
+def resolved_tmpdir(environ: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
+    """``environ`` with a ``TMPDIR`` without links, as roots have to be."""
+    named = environ.get(b"TMPDIR")
+    return environ if not named else {**environ, b"TMPDIR": os.path.realpath(named)}
+
+
 def apply(state: SandboxState, shell_argv: Sequence[bytes], environ: Mapping[bytes, bytes]) -> Confinement:
     """How a shell is started under a state.
 
@@ -80,7 +87,7 @@ def apply(state: SandboxState, shell_argv: Sequence[bytes], environ: Mapping[byt
     Raises:
         SandboxError: The state cannot be enforced here.
     """
-    wanted = restrictions(state, environ)
+    wanted = restrictions(state, resolved_tmpdir(environ))
     told = markers(state.policy)
     if wanted.none:
         return Confinement(supervisor_options=(), shell_argv=tuple(shell_argv), markers=told)
@@ -99,7 +106,7 @@ def report(state: SandboxState, environ: Mapping[bytes, bytes]) -> dict[str, obj
     Raises:
         SandboxError: Where ``apply`` raises it.
     """
-    wanted = restrictions(state, environ)
+    wanted = restrictions(state, resolved_tmpdir(environ))
     told: dict[str, object] = {"policy": POLICY_WORDS[type(state.policy)]}
     if wanted.none:
         by = "somebody else" if isinstance(state.policy, ExternalSandbox) else "nobody"

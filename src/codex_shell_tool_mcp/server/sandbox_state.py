@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, RequestParams
 
-from codex_shell_tool_mcp.sandbox.spec import SandboxStateError, default_state, parse_state
+from codex_shell_tool_mcp.sandbox.spec import SandboxStateError, WorkspaceWrite, default_state, parse_state
 
 if TYPE_CHECKING:
     from mcp.server.context import ServerRequestContext
@@ -50,7 +51,7 @@ class SandboxStates:
             raise MCPError(INVALID_PARAMS, "params for the sandbox state request are missing")
         raw = dict(context.params)
         try:
-            self.current = parse_state(raw, Path.cwd())
+            self.current = pinned(parse_state(raw, Path.cwd()))
         except SandboxStateError as error:
             text = f"failed to deserialize params of the sandbox state request: {error}"
             raise MCPError(INVALID_PARAMS, text, data=raw) from None
@@ -58,4 +59,13 @@ class SandboxStates:
 
     def for_call(self, workdir: Path) -> SandboxState:
         """What holds for a call in ``workdir``."""
-        return self.current or default_state(self.default, workdir)
+        return self.current or default_state(self.default, Path(os.path.realpath(workdir)))
+
+
+def pinned(state: SandboxState) -> SandboxState:
+    """The state with its paths free of links: what a script makes of them later must not move the roots."""
+    policy = state.policy
+    if isinstance(policy, WorkspaceWrite):
+        roots = tuple(Path(os.path.realpath(root)) for root in policy.writable_roots)
+        policy = replace(policy, writable_roots=roots)
+    return replace(state, policy=policy, cwd=Path(os.path.realpath(state.cwd)))
