@@ -97,6 +97,8 @@ static void tell_shell_failed(struct supervisor *supervisor, int error, const ch
 
 void reap_failed(pid_t child)
 {
+    if (waitpid(child, NULL, WNOHANG) != 0)
+        return; /* it is gone already: the number may be anybody's */
     kill(child, SIGKILL);
     while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
         continue;

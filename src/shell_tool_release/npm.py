@@ -2,8 +2,9 @@
 
 API::
 
-    pack(workspace, repository=None) -> Package      dist/npm/codex-shell-tool-mcp-npm-<version>.tgz
-    write_tarball(path, members)                     the deterministic writer
+    pack(workspace, repository=, cache=) -> Package     dist/npm/codex-shell-tool-mcp-npm-<version>.tgz
+    tarball(members) -> bytes                           the deterministic writer
+    weigh(members) -> list[Weight]                      what each part costs in the package
 
 Not ``npm pack``: that one keeps the modes it finds and drops symbolic links without a word.
 """
@@ -20,17 +21,19 @@ import re
 import sys
 import tarfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from shell_tool_release import manifest
+from shell_tool_release.cache import Key, cache_root, entry
 from shell_tool_release.errors import BuildError, ConfigurationError, run_main
 from shell_tool_release.licenses import notices, read_components
 from shell_tool_release.vendor import read_builds
 from shell_tool_release.workspace import Workspace, find_workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
 MTIME = 499162500
@@ -56,28 +59,66 @@ class TarMember:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Weight:
+    """What one part of a platform costs, in bytes; ``packed`` is each file for itself, so the sum is a little more."""
+
+    platform: str
+    part: str
+    unpacked: int
+    packed: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Package:
-    """A finished package; ``files`` and ``unpacked`` count what is in it."""
+    """A finished package; ``files`` and ``unpacked`` count what is in it, ``weights`` come largest first."""
 
     path: Path
     sha256: str
     size: int
     files: int
     unpacked: int
+    weights: tuple[Weight, ...]
 
 
-def pack(workspace: Workspace, repository: str | None = None) -> Package:
+def package_path(workspace: Workspace) -> Path:
+    """Where the package of this version is written to."""
+    return workspace.dist / "npm" / f"codex-shell-tool-mcp-npm-{npm_version(workspace.version)}.tgz"
+
+
+def pack(workspace: Workspace, repository: str | None = None, cache: Path | None = None) -> Package:
     """Write the package from ``vendor/`` and ``packaging/npm``.
 
     Args:
         workspace: The checkout.
         repository: ``OWNER/REPO`` to name in ``package.json``; none is named without.
+        cache: Folder in which the packed bytes are kept for the next time; packed anew without.
 
     Raises:
         BuildError: ``vendor/`` is empty or holds a link, or the package is over :data:`LIMIT_BYTES` a platform.
     """
     builds = read_builds(workspace.vendor)
-    members = [
+    members = _members(workspace, builds, repository)
+    packed, weights = _packed(members, cache)
+    path = package_path(workspace)
+    limit = LIMIT_BYTES * len(builds)
+    if len(packed) > limit:
+        names = ", ".join(builds)
+        heaviest = ", ".join(f"{weight.part} {weight.packed:,}" for weight in weights[:3])
+        raise BuildError(f"{path.name} has {len(packed):,} bytes, more than {limit:,} for {names}; most: {heaviest}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(packed)
+    return Package(
+        path=path,
+        sha256=hashlib.sha256(packed).hexdigest(),
+        size=len(packed),
+        files=len(members),
+        unpacked=sum(len(member.data) for member in members),
+        weights=tuple(weights),
+    )
+
+
+def _members(workspace: Workspace, builds: Mapping[str, object], repository: str | None) -> list[TarMember]:
+    return [
         TarMember(name="package.json", data=package_json(workspace, list(builds), repository)),
         TarMember(name="bin/codex-shell-tool-mcp", data=_launcher(workspace).read_bytes(), mode=0o755),
         TarMember(name="THIRD_PARTY_NOTICES.md", data=_notices(workspace.vendor, list(builds))),
@@ -86,15 +127,22 @@ def pack(workspace: Workspace, repository: str | None = None) -> Package:
         *(TarMember(name=name, data=(workspace.root / name).read_bytes()) for name in _TEXTS),
         *(member for platform in builds for member in _platform(workspace.vendor, platform)),
     ]
-    path = workspace.dist / "npm" / f"codex-shell-tool-mcp-npm-{workspace.version}.tgz"
-    written = write_tarball(path, members)
-    limit = LIMIT_BYTES * len(builds)
-    if written.size > limit:
-        message = (
-            f"{path} has {written.size:,} bytes, more than {limit:,} for {', '.join(builds)}; see the table of parts"
-        )
-        raise BuildError(message)
-    return written
+
+
+def _packed(members: Sequence[TarMember], cache: Path | None) -> tuple[bytes, list[Weight]]:
+    """Return the tarball and what its parts weigh; compressing takes ten times as long as reading everything."""
+    if cache is None:
+        return tarball(members), weigh(members)
+    listed = [(member.name, member.mode, hashlib.sha256(member.data).hexdigest()) for member in members]
+    key = Key.of("npm", format=1, members=sorted(listed), zlib=zlib.ZLIB_RUNTIME_VERSION)
+
+    def build(folder: Path) -> None:
+        (folder / "package.tgz").write_bytes(tarball(members))
+        (folder / "weights.json").write_text(json.dumps([asdict(weight) for weight in weigh(members)]))
+
+    place = entry(cache, key, build).path
+    weights = [Weight(**row) for row in json.loads((place / "weights.json").read_bytes())]
+    return (place / "package.tgz").read_bytes(), weights
 
 
 def _launcher(workspace: Workspace) -> Path:
@@ -142,48 +190,37 @@ def _platform(vendor: Path, platform: str) -> Iterable[TarMember]:
         yield TarMember(name=f"vendor/{name}", data=path.read_bytes(), mode=manifest.package_mode(path))
 
 
-def write_tarball(path: Path, members: Iterable[TarMember]) -> Package:
-    """Write ``members`` below ``package/``, ``package.json`` first, the rest sorted, to ``path``."""
+def tarball(members: Iterable[TarMember]) -> bytes:
+    """Return ``members`` below ``package/`` as a gzipped tar, ``package.json`` first, the rest sorted."""
     ordered = sorted(members, key=lambda member: (member.name != "package.json", member.name.encode()))
-    raw = io.BytesIO()
+    out = io.BytesIO()
     # PAX is USTAR plus a header for what does not fit there (paths over 100 characters); npm reads both.
-    with tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT) as archive:
+    with (
+        gzip.GzipFile(filename="", fileobj=out, mode="wb", compresslevel=9, mtime=0) as stream,
+        tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
         for member in ordered:
             header = tarfile.TarInfo(f"package/{member.name}")
             header.size, header.mode, header.mtime = len(member.data), member.mode, MTIME
             archive.addfile(header, io.BytesIO(member.data))
-    packed = _gzipped(raw.getvalue())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(packed)
-    return Package(
-        path=path,
-        sha256=hashlib.sha256(packed).hexdigest(),
-        size=len(packed),
-        files=len(ordered),
-        unpacked=sum(len(member.data) for member in ordered),
-    )
-
-
-def _gzipped(data: bytes) -> bytes:
-    out = io.BytesIO()
-    with gzip.GzipFile(filename="", fileobj=out, mode="wb", compresslevel=9, mtime=0) as stream:
-        stream.write(data)
     return out.getvalue()
 
 
-def size_table(vendor: Path, platform: str) -> list[tuple[str, int, int]]:
-    """Return what one platform's parts weigh, largest first: name, bytes unpacked, bytes packed (each for itself)."""
-    weights: dict[str, tuple[int, int]] = {}
-    for path in manifest.files(vendor / platform):
-        part = _part(path.relative_to(vendor / platform))
-        data = path.read_bytes()
-        before = weights.get(part, (0, 0))
-        weights[part] = (before[0] + len(data), before[1] + len(zlib.compress(data, 6)))
-    rows = [(name, unpacked, packed) for name, (unpacked, packed) in weights.items()]
-    return sorted(rows, key=lambda row: -row[2])
+def weigh(members: Iterable[TarMember]) -> list[Weight]:
+    """Return what the parts of all platforms weigh, largest first."""
+    found: dict[tuple[str, str], tuple[int, int]] = {}
+    for member in members:
+        top, _, rest = member.name.partition("/")
+        platform, _, path = rest.partition("/")
+        if top == "vendor" and path:
+            unpacked, packed = found.get((platform, _part(PurePosixPath(path))), (0, 0))
+            sizes = (unpacked + len(member.data), packed + len(zlib.compress(member.data, 6)))
+            found[platform, _part(PurePosixPath(path))] = sizes
+    weights = [Weight(platform=key[0], part=key[1], unpacked=size[0], packed=size[1]) for key, size in found.items()]
+    return sorted(weights, key=lambda weight: -weight.packed)
 
 
-def _part(path: Path) -> str:
+def _part(path: PurePosixPath) -> str:
     """The row a file belongs to: libraries one by one, all else by its folder."""
     top, *rest = path.parts
     if top == "server" and rest[0] == "_internal":
@@ -207,13 +244,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--repository", default=os.environ.get(REPOSITORY_VARIABLE), help="OWNER/REPO for package.json")
     arguments = parser.parse_args(argv)
     workspace = find_workspace()
-    package = pack(workspace, arguments.repository or None)
-    for platform in read_builds(workspace.vendor):
-        sys.stdout.write(f"\n{platform}: part, bytes, bytes packed\n")
-        for name, unpacked, packed in size_table(workspace.vendor, platform):
-            sys.stdout.write(f"  {name:<52} {unpacked:>11,} {packed:>11,}\n")
+    package = pack(workspace, arguments.repository or None, cache_root())
+    sys.stdout.write("part, bytes, bytes packed\n")
+    for weight in package.weights:
+        name = f"{weight.platform}/{weight.part}"
+        sys.stdout.write(f"  {name:<52} {weight.unpacked:>11,} {weight.packed:>11,}\n")
     sys.stdout.write(
-        f"\n{package.path}\n  {package.size:,} bytes packed, {package.unpacked:,} in {package.files} files\n"
+        f"{package.path}\n  {package.size:,} bytes packed, {package.unpacked:,} in {package.files} files\n"
     )
     sys.stdout.write(f"  sha256 {package.sha256}\n")
 

@@ -57,7 +57,7 @@ def test_a_file_changed_after_the_answer_is_not_run(tmp_path: Path) -> None:
     tool = script_file(tmp_path / "tool", "#!/bin/sh\necho approved\n")
     result = call(f"{FORGER} rewrite {tool}; true", Table(actions={"tool": Escalate()}), tmp_path)
     assert "EVIL" not in result.output
-    assert "then (12" in result.output
+    assert "no longer the file that was decided on" in result.output
 
 
 @pytest.mark.parametrize(
@@ -99,10 +99,10 @@ async def _attack(script: str, workdir: Path) -> bool:
 
 def test_descriptors_of_the_server_stay_flat(tmp_path: Path) -> None:
     call(":", Table(), tmp_path)
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for attack in ("lengths", "flood 50 3", "long_path 9000"):
         call(f"{FORGER} {attack}", Table(), tmp_path, sandbox=ReadOnly())
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_one_exec_that_fails_to_be_decided_does_not_take_the_call_with_it(tmp_path: Path) -> None:

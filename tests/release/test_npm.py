@@ -16,13 +16,11 @@ from release.conftest import cannot, copy_any
 from shell_tool_release import npm
 from shell_tool_release.cache import file_sha256
 from shell_tool_release.errors import BuildError, ConfigurationError
-from shell_tool_release.npm import TarMember, npm_version, pack, package_json, write_tarball
+from shell_tool_release.npm import Package, TarMember, npm_version, pack, package_json
 from shell_tool_release.workspace import Workspace, host_platform
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from shell_tool_release.npm import Package
 
 
 @pytest.fixture
@@ -71,7 +69,7 @@ def test_bytes_depend_on_content(small: Workspace) -> None:
 
 def test_entries_are_npms(small: Workspace) -> None:
     package = pack(small)
-    assert package.path.name == f"codex-shell-tool-mcp-npm-{small.version}.tgz"
+    assert package.path.name == f"codex-shell-tool-mcp-npm-{npm_version(small.version)}.tgz"
     members = _members(package.path)
     names = list(members)
     assert names[0] == "package/package.json"

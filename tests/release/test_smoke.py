@@ -34,6 +34,7 @@ def test_a_release_does_its_job(packed: tuple[Workspace, Package], monkeypatch: 
         cannot("npm and npx are not here")
     place, package = packed
     monkeypatch.setattr(smoke, "STARTS", 1)
+    monkeypatch.setattr(smoke, "NPX_STARTS", 1)
     said: list[str] = []
     outcome = smoke.smoke(place, package.path, said.append)
     assert len(outcome.results) == len(smoke.JOB)
@@ -104,4 +105,4 @@ def test_a_package_that_npm_refuses_is_an_error(tmp_path: Path) -> None:
 def test_a_server_that_does_not_answer_is_an_error(tmp_path: Path) -> None:
     place = smoke._prepare(tmp_path / "smoke")
     with pytest.raises(BuildError, match=r"did not answer initialize but said b'hello"):
-        smoke.measure_start(["echo", "hello"], place)
+        smoke.measure_start(["echo", "hello"], place, 1)

