@@ -116,11 +116,33 @@ def test_a_package_over_the_limit_is_an_error(small: Workspace) -> None:
 
 def test_paths_over_ustars_limit_survive(tmp_path: Path) -> None:
     name = "a" * 120 + "/" + "b" * 120
-    package = write_tarball(
-        tmp_path / "long.tgz", [TarMember(name=name, data=b"x"), TarMember(name="package.json", data=b"{}")]
-    )
-    assert list(_members(package.path)) == ["package/package.json", f"package/{name}"]
-    assert gzip.decompress(package.path.read_bytes())[:21] == b"package/package.json\0"
+    path = tmp_path / "long.tgz"
+    path.write_bytes(tarball([TarMember(name=name, data=b"x"), TarMember(name="package.json", data=b"{}")]))
+    assert list(_members(path)) == ["package/package.json", f"package/{name}"]
+    assert gzip.decompress(path.read_bytes())[:21] == b"package/package.json\0"
+
+
+def test_the_second_time_comes_from_the_cache(
+    small: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = pack(small, cache=tmp_path / "cache")
+    monkeypatch.setattr(npm, "tarball", lambda _: pytest.fail("packed again"))
+    first.path.unlink()
+    assert pack(small, cache=tmp_path / "cache") == first
+    assert file_sha256(first.path) == first.sha256
+
+
+def test_parts_are_weighed() -> None:
+    members = [
+        TarMember(name="vendor/linux-x64/server/_internal/starlark/starlark.so", data=b"a" * 1000),
+        TarMember(name="vendor/linux-x64/server/_internal/starlark/__init__.pyc", data=b"b" * 10),
+        TarMember(name="vendor/linux-x64/server/_internal/asyncio/tasks.pyc", data=b"c" * 100),
+        TarMember(name="vendor/linux-x64/bash/gnu/bash", data=b"d" * 50),
+        TarMember(name="vendor/MANIFEST.json", data=b"{}"),
+        TarMember(name="README.md", data=b"x"),
+    ]
+    weights = {weight.part: weight.unpacked for weight in npm.weigh(members)}
+    assert weights == {"server: starlark": 1010, "server: standard library": 100, "bash/gnu": 50}
 
 
 def test_package_json_says_what_is_inside(workspace: Workspace) -> None:

@@ -5,7 +5,7 @@ patch's. What may differ, and is left out, are those two variables and that one 
 
 The test can fail. Tried by hand: with a patch that, like the original's, moves the arguments two slots on in the vector
 it was given instead of in a new one, the first batches of the plain test lose arguments and variables, and the
-sanitised one reports `heap-buffer-overflow ... in shell_execve` at the first command.
+sanitised one ends with `heap-buffer-overflow ... in execve_wrapper` at the first command.
 """
 
 from __future__ import annotations

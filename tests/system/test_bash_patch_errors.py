@@ -174,13 +174,22 @@ class TestDecisions:
         outcome = decided(tmp_path, "escalate", script)
         assert outcome.visible == (4, b"sh: ./good ./chain a b\n4\nsh: ./good c\n4\n4\n", b"")
 
+    def test_only_of_a_wrapper_that_ends_well(self, tmp_path: Path) -> None:
+        outcome = decided(tmp_path, "forged", "./plain; echo $?; shopt -s execfail; exec ./plain; echo $?")
+        assert outcome.visible == (0, b"3\n3\n", b"")
+
+    def test_escalated_exec_is_no_failure_to_survive(self, tmp_path: Path) -> None:
+        script = "shopt -s execfail; trap 'echo trap' EXIT; exec ./good a >file; echo not reached"
+        assert decided(tmp_path, "escalate", script).visible == (4, b"", b"")
+
     def test_killed_when_asked(self, tmp_path: Path) -> None:
         script = r"""
 printf '#!/bin/sh\nulimit -c 0; kill -$2 $$\n' > s; printf '#!./s\n' > t; chmod +x s t
 ulimit -c unlimited; for s in KILL TERM SEGV PIPE; do ./t $s; echo $?; done
-shopt -s execfail; exec ./t 9; echo $?; ls | grep core"""
+ls | grep core; shopt -s execfail; exec ./t SEGV; echo not reached"""
         outcome = decided(tmp_path, "escalate", script)
-        assert outcome.stdout == b"137\n143\n139\n141\n137\n"
+        assert outcome.stdout == b"137\n143\n139\n141\n"
+        assert outcome.status == -signal.SIGSEGV
         assert all(text in outcome.stderr for text in (b"Killed", b"Terminated", b"Segmentation fault"))
         assert b"dumped" not in outcome.stderr
 
@@ -481,14 +490,15 @@ printf '#!./long\n' > asked; chmod +x long asked""",
                     (b"read text", b"echo status $?\n"),
                     (b"status 5", b"exec ./asked\n"),
                     (b"ready", b"more\n"),
-                    (b"read more", b"exit 0\n"),
+                    (b"read more", b""),
                 ],
+                status=5,
             )
         assert transcript.count(b"got INT") == 1
 
 
-def talk(rig: Rig, dialogue: list[tuple[bytes, bytes]]) -> bytes:
-    """An interactive shell on a terminal of its own: wait for each text, then type the answer."""
+def talk(rig: Rig, dialogue: list[tuple[bytes, bytes]], *, status: int) -> bytes:
+    """An interactive shell on a terminal of its own: wait for each text, type the answer, see it end."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(rig.home)
@@ -508,8 +518,8 @@ def talk(rig: Rig, dialogue: list[tuple[bytes, bytes]]) -> bytes:
             seen = seen.split(expected, 1)[1]
             time.sleep(0.1)  # the shell hands the terminal over after it has started the program
             os.write(terminal, answer)
-        _, status = os.waitpid(pid, 0)
-        assert os.waitstatus_to_exitcode(status) == 0
+        _, ended = os.waitpid(pid, 0)
+        assert os.waitstatus_to_exitcode(ended) == status
     finally:
         os.close(terminal)
     return whole

@@ -120,7 +120,9 @@ class McpEscalationPolicy:
             try:
                 async with asyncio.timeout(self.factory.approval_timeout):
                     answer = await context.session.elicit_form(
-                        message(request.program, request.argv, request.cwd), SCHEMA, context.request_id
+                        message(request.program, request.argv, request.cwd, request.resolved),
+                        SCHEMA,
+                        context.request_id,
                     )
             except TimeoutError:
                 return f"Nobody answered the request for approval within {self.factory.approval_timeout:g} s"

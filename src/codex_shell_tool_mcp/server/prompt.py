@@ -129,8 +129,9 @@ def command_text(program: str, argv: Sequence[str]) -> str:
     return text
 
 
-def message(program: str, argv: Sequence[str], cwd: str | None) -> str:
-    """The question."""
+def message(program: str, argv: Sequence[str], cwd: str | None, resolved: str | None = None) -> str:
+    """The question. Where the file that would run has another path than the name used, both are shown."""
     where = quote_path(cwd) if cwd is not None else "a directory that has no name any more"
     place = f"`{where}`" if cwd is not None else where
-    return f"Allow agent to run `{command_text(program, argv)}` in {place}?"
+    file = "" if resolved is None or resolved == program else f" (the file `{quote_path(resolved)}`)"
+    return f"Allow agent to run `{command_text(program, argv)}`{file} in {place}?"

@@ -6,8 +6,10 @@
      pass       Run
      deny       prints `Execution denied', ends with 1
      slow       Run, after 300 ms
-     escalate   runs the program as a child and ends as that does, as the real wrapper does after ESCALATE
+     escalate   runs the program as a child and ends as that does, as the real wrapper does after ESCALATE; ask mode:
+                writes `E' first
      silent     ask mode: ends with 0 and writes nothing (which must not be taken for Run); else as deny
+     forged     ask mode: somebody else writes `R', but the wrapper ends with 3; else as deny
      chatty     ask mode: writes the wrong byte, `r', and ends with 0; else as deny
 
    Each call appends `MODE FILE\n' to EXEC_WRAPPER.log if that file exists. */
@@ -64,6 +66,8 @@ static void escalate(char **argv, int answer_fd)
     unsigned i;
     int status;
 
+    if (answer_fd >= 0 && write(answer_fd, "E", 1) != 1)
+        _exit(99);
     sigfillset(&all);
     sigprocmask(SIG_BLOCK, &all, &old);
     child = fork();
@@ -109,6 +113,8 @@ int main(int argc, char **argv)
     decision = strrchr(self, '/') ? strrchr(self, '/') + 1 : self;
     if (strcmp(decision, "escalate") == 0)
         escalate(argv, answer_fd);
+    if (strcmp(decision, "forged") == 0 && answer_fd >= 0)
+        return write(answer_fd, "R", 1) == 1 ? 3 : 99;
     if (strcmp(decision, "silent") == 0 && answer_fd >= 0)
         return 0;
     if (strcmp(decision, "chatty") == 0 && answer_fd >= 0)

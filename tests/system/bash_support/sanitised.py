@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import pytest
 
 from shell_tool_release.shells import Recipe, ShellOptions, build_all
 from shell_tool_release.toolchain import SystemCompiler
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
 
     from system.bash_support.rig import Outcome
 
-# -fno-sanitize-recover would end bash at its own, harmless ones: memcpy of nothing from a null pointer, for example.
+# UndefinedBehaviorSanitizer reports and goes on: what bash itself does is compared, and not ours to end it for.
 _FLAGS = "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined"
 ENVIRON = {
     b"ASAN_OPTIONS": b"abort_on_error=1:detect_leaks=0:allocator_may_return_null=1",
@@ -33,9 +36,11 @@ def compiler() -> str | None:
 @functools.cache
 def sanitised_bash() -> tuple[Path, Path]:
     """Stock and patched bash, built once for the user's cache."""
-    options = ShellOptions.default()
     name = compiler()
-    assert name, "install gcc or clang: the sanitised build of bash needs one"
+    if name is None:
+        report = pytest.fail if os.environ.get("CODEX_TEST_MUST_WORK") else pytest.skip
+        report("install gcc or clang: the sanitised build of bash needs one")
+    options = ShellOptions.default()
     common = Recipe(
         variant=options.variants[0],
         patch=None,

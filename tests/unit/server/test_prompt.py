@@ -142,3 +142,10 @@ def test_one_very_long_word_is_cut_and_says_so() -> None:
 def test_a_log_line_stays_one_line() -> None:
     assert visible("/bin/a\nb") == r"/bin/a\nb"
     assert visible("/bin/é") == "/bin/é"
+
+
+def test_a_link_is_shown_with_what_it_leads_to() -> None:
+    assert message("/w/git", ("git", "x"), "/w", "/usr/bin/bash") == (
+        "Allow agent to run `/w/git x` (the file `/usr/bin/bash`) in `/w`?"
+    )
+    assert message("/w/git", ("git",), "/w", "/w/git") == "Allow agent to run `/w/git` in `/w`?"
