@@ -16,7 +16,7 @@ from release.conftest import cannot, copy_any
 from shell_tool_release import npm
 from shell_tool_release.cache import file_sha256
 from shell_tool_release.errors import BuildError, ConfigurationError
-from shell_tool_release.npm import Package, TarMember, npm_version, pack, package_json
+from shell_tool_release.npm import Package, TarMember, npm_version, pack, package_json, tarball
 from shell_tool_release.workspace import Workspace, host_platform
 
 if TYPE_CHECKING:

@@ -178,6 +178,11 @@ class TestDecisions:
         outcome = decided(tmp_path, "forged", "./plain; echo $?; shopt -s execfail; exec ./plain; echo $?")
         assert outcome.visible == (0, b"3\n3\n", b"")
 
+    def test_not_by_what_else_is_written_to_the_pipe(self, tmp_path: Path) -> None:
+        outcome = decided(tmp_path, "zero", "./plain; echo $?; shopt -s execfail; exec ./plain; echo $?")
+        assert outcome.stdout == b"126\n126\n"
+        assert outcome.stderr.count(b"zero: Input/output error: ") == 2
+
     def test_escalated_exec_is_no_failure_to_survive(self, tmp_path: Path) -> None:
         script = "shopt -s execfail; trap 'echo trap' EXIT; exec ./good a >file; echo not reached"
         assert decided(tmp_path, "escalate", script).visible == (4, b"", b"")

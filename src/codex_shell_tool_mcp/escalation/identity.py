@@ -21,6 +21,10 @@ MAX_SCRIPT = 16 * 1024 * 1024
 """Largest script in bytes that is copied to be run: a hundred times the longest ones in use."""
 
 
+_U64 = 2**64 - 1
+"""Times before 1970 are negative; on the wire they wrap."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
     """What tells that a file was changed in place between question and answer (stat(2))."""
@@ -39,8 +43,8 @@ def fingerprint(descriptor: int) -> Fingerprint:
         device=status.st_dev,
         inode=status.st_ino,
         size=status.st_size,
-        modified=status.st_mtime_ns,
-        changed=status.st_ctime_ns,
+        modified=status.st_mtime_ns & _U64,
+        changed=status.st_ctime_ns & _U64,
     )
 
 

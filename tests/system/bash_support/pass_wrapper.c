@@ -10,6 +10,7 @@
                 writes `E' first
      silent     ask mode: ends with 0 and writes nothing (which must not be taken for Run); else as deny
      forged     ask mode: somebody else writes `R', but the wrapper ends with 3; else as deny
+     zero       ask mode: somebody else writes four zero bytes, which must not be taken for `no error'; else as deny
      chatty     ask mode: writes the wrong byte, `r', and ends with 0; else as deny
 
    Each call appends `MODE FILE\n' to EXEC_WRAPPER.log if that file exists. */
@@ -115,6 +116,8 @@ int main(int argc, char **argv)
         escalate(argv, answer_fd);
     if (strcmp(decision, "forged") == 0 && answer_fd >= 0)
         return write(answer_fd, "R", 1) == 1 ? 3 : 99;
+    if (strcmp(decision, "zero") == 0 && answer_fd >= 0)
+        return write(answer_fd, "\0\0\0\0", 4) == 4 ? 1 : 99;
     if (strcmp(decision, "silent") == 0 && answer_fd >= 0)
         return 0;
     if (strcmp(decision, "chatty") == 0 && answer_fd >= 0)

@@ -52,7 +52,8 @@ def test_fingerprint_sees_a_change_in_place(tmp_path: Path, change: str) -> None
         if change == "append":
             file.write_text("more than before")
         else:
-            os.utime(file, ns=(1, 1))
+            os.utime(file, ns=(1, -(10**18)))
+            assert identity.fingerprint(descriptor).modified == 2**64 - 10**18
         assert identity.fingerprint(descriptor) != before
     finally:
         os.close(descriptor)
