@@ -93,6 +93,12 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def slow(session: nox.Session) -> None:
+    """Run the tests that take minutes each: the README's manual steps to build bash."""
+    python(session, "run", "release", "test", arguments=("-m", "pytest", "-m", "slow", *session.posargs))
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style, formatting and types."""
     groups = ("run", "release", "test", "lint")

@@ -22,6 +22,7 @@ from shell_tool_release.errors import run_main
 from shell_tool_release.native import NativeOptions, build_native
 from shell_tool_release.shells import BuiltShell, Recipe, ShellOptions, build_all
 from shell_tool_release.toolchain import SystemCompiler
+from system.bash_support import sanitised
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,6 +107,8 @@ def main() -> None:
     names = ("bash", "bash_musl", "bash_stock", "bash_stock_musl", "wrapper", "supervisor")
     sys.stdout.writelines(f"{name} {getattr(here, name)}\n" for name in names)
     build_all(configure_only(), ShellOptions.default().context)
+    if sanitised.compiler() is not None:
+        sanitised.sanitised_bash()
 
 
 if __name__ == "__main__":
