@@ -68,7 +68,8 @@ def test_a_session(either: Installation) -> None:
 
     either.use(work, elicit)
     assert len(asked) == 1
-    assert re.fullmatch(r"Allow agent to run `(/usr)?/bin/true` in `.*/work`\?", asked[0])
+    # Where /bin is a link to /usr/bin, the file behind the name is shown as well.
+    assert re.fullmatch(r"Allow agent to run `(/usr)?/bin/true`( \(the file `/[^`]*`\))? in `.*/work`\?", asked[0])
 
 
 def test_a_result_has_the_originals_keys_first(installation: Installation) -> None:

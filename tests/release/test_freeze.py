@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from release.conftest import cannot
 from shell_tool_release import environments, licenses
 from shell_tool_release.errors import BuildError
 from shell_tool_release.freeze import LEFT_OUT, digest, freeze
@@ -78,7 +77,7 @@ def test_stripped(frozen: Frozen) -> None:
     from shell_tool_release.binaries import describe  # noqa: PLC0415
 
     libraries = [path for path in frozen.server.rglob("*") if path.name.endswith(".so") or ".so." in path.name]
-    assert len(libraries) > 20
+    assert len(libraries) > 10, "how many of its own Python has as libraries differs"
     assert [path.name for path in libraries if describe(path).symbols] == []
 
 
@@ -127,25 +126,20 @@ def test_a_part_without_a_text_is_an_error(tmp_path: Path) -> None:
         write_component(tmp_path, Component(name="thing", version="1", license="MIT"), {})
 
 
-def test_a_library_of_no_package_is_an_error(tmp_path: Path) -> None:
+def test_a_library_of_no_package_is_an_error(tmp_path: Path, frozen: Frozen, workspace: Workspace) -> None:
     library = tmp_path / "libthing.so.1"
     library.write_bytes(b"\x7fELF")
     with pytest.raises(BuildError, match=r"libthing\.so\.1, which would be shipped; it belongs to no known package"):
         licenses.collect(
             [Member(name=library.name, source=str(library))],
-            site_packages=_site_packages(),
+            site_packages=_site_packages(workspace),
             target=tmp_path / "texts",
         )
 
 
-def _site_packages() -> Path:
-    from pathlib import Path as Concrete  # noqa: PLC0415
-
-    import PyInstaller  # noqa: PLC0415
-
-    if PyInstaller.__file__ is None:
-        cannot("PyInstaller is not installed")
-    return Concrete(PyInstaller.__file__).parents[1]
+def _site_packages(workspace: Workspace) -> Path:
+    """Of the environment that freezes: there the frozen server's packages are."""
+    return next((workspace.root / ".nox" / "freeze" / "lib").glob("python3*/site-packages"))
 
 
 def test_requirements_follow_included_groups(tmp_path: Path) -> None:
