@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
+from shell_tool_release.cache import cache_root
 from shell_tool_release.npm import Package, pack
 from shell_tool_release.vendor import Parts, assemble, build_parts
 from shell_tool_release.workspace import Workspace, find_workspace
@@ -45,7 +46,7 @@ def packed(workspace: Workspace, parts: Parts, tmp_path_factory: pytest.TempPath
         copy_any(workspace.root / name, root / name)
     place = Workspace(root=root)
     assemble(place, parts)
-    return place, pack(place)
+    return place, pack(place, cache=cache_root())
 
 
 def copy_any(source: Path, target: Path) -> None:

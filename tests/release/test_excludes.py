@@ -1,14 +1,13 @@
-"""What is left out of the frozen server: each name would be in it otherwise, none of it is, and nothing needs it."""
+"""What is left out of the frozen server: each name would be in it otherwise, none of it is, and nothing needs it.
+
+That the SDK really imports each name of the server's own list is tested in ``tests/unit/server/test_stdio_only.py``.
+"""
 
 from __future__ import annotations
 
-import ast
-import importlib.util
 import json
 import os
 import subprocess
-import sys
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,66 +17,14 @@ from codex_shell_tool_mcp.server.excluded import EXCLUDED_MODULES
 from shell_tool_release.freeze import LEFT_OUT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from shell_tool_release.vendor import Parts
+    from shell_tool_release.workspace import Workspace
 
 pytestmark = pytest.mark.timeout(900)  # freezing takes half a minute, minutes where six others do it too
-
-START = ("codex_shell_tool_mcp.cli", "codex_shell_tool_mcp.server.stdio")
 
 
 def _below(name: str, roots: tuple[str, ...]) -> bool:
     return any(name == root or name.startswith(f"{root}.") for root in roots)
-
-
-@cache
-def _file(module: str) -> Path | None:
-    """The Python source of a module, found without running its packages."""
-    top, *rest = module.split(".")
-    if top == "__main__":  # this process, whatever it is
-        return None
-    spec = importlib.util.find_spec(top)
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        return None
-    place = Path(spec.origin)
-    if not rest:
-        return place
-    stem = place.parent.joinpath(*rest)
-    return next((path for path in (stem / "__init__.py", stem.with_suffix(".py")) if path.is_file()), None)
-
-
-def _imports(module: str, path: Path) -> Iterator[str]:
-    """Every module named by an import statement anywhere in the file."""
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            base = ".".join([*above, node.module] if node.module else above)
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
-
-
-@pytest.fixture(scope="module")
-def reached() -> set[str]:
-    """All modules that the server's code names directly or through what it imports, with nothing left out."""
-    seen: set[str] = set()
-    todo = list(START)
-    while todo:
-        module = todo.pop()
-        parents = [module.rsplit(".", count)[0] for count in range(module.count(".") + 1)]
-        for name in parents:
-            if name in seen:
-                continue
-            path = _file(name)
-            if path is None and name.split(".")[0] not in sys.builtin_module_names and _file(name.split(".")[0]):
-                continue  # a class or a function, not a module
-            seen.add(name)
-            if path is not None:
-                todo += _imports(name, path)
-    return seen
 
 
 @pytest.fixture(scope="module")
@@ -87,17 +34,6 @@ def listing(parts: Parts) -> dict[str, list[str]]:
         "members": [name.removesuffix(".pyc").replace("/", ".") for name, _ in document["members"]],
         "excluded": document["excluded"],
     }
-
-
-@pytest.mark.parametrize("name", EXCLUDED_MODULES)
-def test_the_server_would_drag_it_in(name: str, reached: set[str]) -> None:
-    """Else the line in ``server/excluded.py`` says nothing any more and can go."""
-    if (
-        _file(name.split(".", maxsplit=1)[0]) is None
-        and importlib.util.find_spec(name.split(".", maxsplit=1)[0]) is None
-    ):
-        pytest.fail(f"{name} is not installed here: the SDK does not depend on it any more")
-    assert any(_below(module, (name,)) for module in reached)
 
 
 @pytest.mark.parametrize("name", LEFT_OUT)
@@ -113,12 +49,11 @@ def test_it_is_not_in_the_bundle(name: str, parts: Parts, listing: dict[str, lis
     assert [path for path in files if _below(".".join(path.with_suffix("").parts), (name,))] == []
 
 
-def test_no_module_of_the_server_is_missing(parts: Parts) -> None:
+def test_no_module_of_the_server_is_missing(parts: Parts, workspace: Workspace) -> None:
     """Every module of ours can be imported in the bundle (the smoke test runs the paths a session takes)."""
     root = parts.frozen.server / "_internal" / "codex_shell_tool_mcp"
-    source = _file("codex_shell_tool_mcp")
-    assert source is not None
-    ours = {path.relative_to(source.parent).with_suffix("") for path in source.parent.rglob("*.py")}
+    source = workspace.root / "src" / "codex_shell_tool_mcp"
+    ours = {path.relative_to(source).with_suffix("") for path in source.rglob("*.py")}
     frozen = {path.relative_to(root).with_suffix("") for path in root.rglob("*.pyc")}
     left_out = {path.as_posix() for path in ours - frozen}
     assert left_out <= {"__main__"}
