@@ -55,7 +55,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
 
 
 @pytest.mark.parametrize(("command", "decision"), CASES)
-@pytest.mark.parametrize("folder", ["/usr/bin", "/work/fake"])
+@pytest.mark.parametrize("folder", ["/usr/bin", "/srv/fake"])
 def test_decisions(policy: Policy, command: str, decision: Decision | None, folder: str) -> None:
     argv = shlex.split(command)
     found = evaluate_exec(

@@ -21,7 +21,7 @@ EXAMPLES = settings(max_examples=60, deadline=None)
 
 PROGRAMS = ["git", "ls", "/bin/git", "/bin/ls", "/opt/git"]
 ARGUMENTS = ["a", "b", "c"]
-PATHS = ["/bin/git", "/bin/ls", "/opt/git", "/work/git", "/work/x"]
+PATHS = ["/bin/git", "/bin/ls", "/opt/git", "/srv/git", "/srv/x"]
 
 Element = str | list[str]
 

@@ -241,7 +241,7 @@ class Exec:
     shown: tuple[str, ...] = ()
 
 
-COPY = "/work/git"
+COPY = "/srv/git"
 VIM = "/usr/bin/vim.basic"
 
 EXECS = (
@@ -311,7 +311,7 @@ EXECS = (
     Exec(
         name="the name behind a link forbids",
         rules=policy(rule("t2"), rule("touch", decision=FORBIDDEN)),
-        program="/work/t2",
+        program="/srv/t2",
         resolved="/usr/bin/touch",
         decision=FORBIDDEN,
         shown=("t2", "touch"),
@@ -319,7 +319,7 @@ EXECS = (
     Exec(
         name="the name behind a link prompts although not listed",
         rules=policy(rule("touch", decision=PROMPT), touch=[]),
-        program="/work/t2",
+        program="/srv/t2",
         resolved="/usr/bin/touch",
         decision=PROMPT,
         shown=("touch",),
@@ -327,7 +327,7 @@ EXECS = (
     Exec(
         name="same name behind a link: its rules count once",
         rules=policy(rule("git", decision=PROMPT)),
-        program="/work/git",
+        program="/srv/git",
         resolved=GIT,
         decision=PROMPT,
         shown=("git",),
@@ -364,8 +364,8 @@ EXECS = (
     Exec(
         name="argv0 does not allow",
         rules=policy(rule("git")),
-        program="/work/evil",
-        resolved="/work/evil",
+        program="/srv/evil",
+        resolved="/srv/evil",
         decision=None,
     ),
     Exec(
@@ -439,7 +439,7 @@ def test_evaluate_exec(case: Exec, unmatched: Decision) -> None:
 def test_matches_by_name_say_which_file_stood_for_it() -> None:
     found = evaluate_exec(
         policy(rule("t2", decision=PROMPT), rule("touch", decision=FORBIDDEN)),
-        program="/work/t2",
+        program="/srv/t2",
         resolved="/usr/bin/touch",
         argv=("t2", "x"),
         preserve_program_paths=False,
@@ -447,7 +447,7 @@ def test_matches_by_name_say_which_file_stood_for_it() -> None:
         heuristics=lambda _: ALLOW,
     )
     assert [getattr(match, "resolved_program", None) for match in found.matched_rules] == [
-        "/work/t2",
+        "/srv/t2",
         "/usr/bin/touch",
     ]
 
