@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +16,8 @@ from codex_shell_tool_mcp.server.excluded import EXCLUDED_MODULES
 from shell_tool_release.freeze import LEFT_OUT
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from shell_tool_release.vendor import Parts
     from shell_tool_release.workspace import Workspace
 
