@@ -32,11 +32,15 @@ Decide = "Callable[[ExecRequest], EscalateAction]"
 
 @dataclass(kw_only=True)
 class Table:
-    """A policy that decides by basename; ``asked`` is what it saw. What is not listed runs."""
+    """A policy that decides by basename; ``asked`` is what it saw. What is not listed runs.
+
+    It decides at once, like the product's, unless it is ``patient`` or a subclass has another ``determine_action``.
+    """
 
     actions: Mapping[str, EscalateAction] = field(default_factory=dict)
     default: EscalateAction = field(default_factory=Run)
     hook: Callable[[ExecRequest], None] | None = None
+    patient: bool = False
     asked: list[ExecRequest] = field(default_factory=list)
 
     def create_policy(self, policy: Policy, stopwatch: Stopwatch) -> Table:
@@ -45,6 +49,15 @@ class Table:
 
     async def determine_action(self, request: ExecRequest) -> EscalateAction:
         """As an EscalationPolicy."""
+        return self._decide(request)
+
+    def decide_at_once(self, request: ExecRequest) -> EscalateAction | None:
+        """As an ImmediateEscalationPolicy."""
+        if self.patient or type(self).determine_action is not Table.determine_action:
+            return None
+        return self._decide(request)
+
+    def _decide(self, request: ExecRequest) -> EscalateAction:
         self.asked.append(request)
         if self.hook is not None:
             self.hook(request)

@@ -17,10 +17,16 @@ from codex_shell_tool_mcp.escalation import wire
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+# As plain numbers: combining members of an enumeration costs more than the call they are for.
+_CLOEXEC = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))
 """Received descriptors are close-on-exec from the start where the kernel can do that (unix(7))."""
 
-_NOSIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
+_RECEIVING = _CLOEXEC | int(socket.MSG_DONTWAIT)
+_SENDING = int(getattr(socket, "MSG_NOSIGNAL", 0)) | int(socket.MSG_DONTWAIT)
+_TRUNCATED = int(socket.MSG_CTRUNC)
+
+_ROOM = tuple(socket.CMSG_SPACE(most * array.array("i").itemsize) for most in range(wire.MAX_DESCRIPTORS_PER_FRAME + 1))
+"""Ancillary room for that many descriptors."""
 
 _SCM_PIDFD = 4
 """unix(7): a peer that sets SO_PASSPIDFD on our end has the kernel give us a descriptor with every message."""
@@ -33,6 +39,12 @@ IN_FLIGHT_PATIENCE = 5.0
 
 FLOOD_PAUSE = 0.01
 """Seconds of rest after a datagram that was dropped, so that a flood of them starves nobody."""
+
+TURN = 0.002
+"""Seconds after which a call that is asked about one exec after the other lets the rest of the server have its turn."""
+
+FIRST_READ = 64 * 1024
+"""Bytes of a request that are read at once: argv and environment of nearly every exec."""
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> tuple[tuple[int, ...], bool]:
@@ -65,10 +77,9 @@ def receive_message(
         RemoteProtocolError: More or other things came along, or the kernel dropped some; all that came is closed.
         BlockingIOError: Nothing there yet.
     """
-    room = socket.CMSG_SPACE(most * array.array("i").itemsize)
-    data, ancillary, flags, _ = sock.recvmsg(size, room, _CLOEXEC | socket.MSG_DONTWAIT)
-    descriptors, pure = _descriptors(ancillary)
-    if flags & socket.MSG_CTRUNC or not pure or len(descriptors) > most:
+    data, ancillary, flags, _ = sock.recvmsg(size, _ROOM[most], _RECEIVING)
+    descriptors, pure = _descriptors(ancillary) if ancillary else ((), True)
+    if flags & _TRUNCATED or not pure or len(descriptors) > most:
         close_all(descriptors)
         raise RemoteProtocolError("descriptors were lost on the way")
     return data, descriptors
@@ -77,7 +88,7 @@ def receive_message(
 def send_message(sock: socket.socket, data: bytes | memoryview, descriptors: tuple[int, ...]) -> int:
     """One ``sendmsg`` that never waits; returns how many bytes went."""
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
-    return sock.sendmsg([data], ancillary, _NOSIGNAL | socket.MSG_DONTWAIT)
+    return sock.sendmsg([data], ancillary, _SENDING)
 
 
 def _resolve(future: asyncio.Future[None]) -> None:
@@ -122,6 +133,35 @@ class Channel:
             close_all(self.connection.unclaimed())
             raise
         return event
+
+    def receive_at_once(self) -> wire.Request | None:
+        """The request of an exec if all of it is here already, and nothing else; ``None`` if more has to come.
+
+        Raises:
+            RemoteProtocolError: As :meth:`receive`.
+        """
+        try:
+            data, descriptors = receive_message(self.socket, FIRST_READ, self._most)
+        except BlockingIOError:
+            return None
+        self.connection.receive_data(data, descriptors)
+        event = self.connection.next_event()
+        if not isinstance(event, wire.Request):
+            return None  # the state table leaves no other frame
+        if self.connection.has_more():
+            close_all(event.descriptors)
+            raise RemoteProtocolError("more than a request")
+        return event
+
+    def send_at_once(self, frame: wire.Frame) -> None:
+        """Send a small frame without descriptors.
+
+        Raises:
+            OSError: It does not fit: the peer has filled the socket, or is gone.
+        """
+        data = self.connection.send(frame)
+        if self.socket.send(data, _SENDING) != len(data):
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     async def send(self, frame: wire.Frame) -> None:
         """Send a frame; its descriptors stay open here."""
@@ -172,26 +212,63 @@ class Rendezvous:
         """Take over ``sock``, which becomes non-blocking."""
         sock.setblocking(False)
         self.socket = sock
+        self._loop = asyncio.get_running_loop()
+        self._rest: asyncio.TimerHandle | None = None
+        self._broken: asyncio.Future[None] = self._loop.create_future()
 
-    async def accept(self) -> socket.socket:
-        """The next exec's stream. Whatever else arrives is dropped and closed: any descendant can write here."""
-        loop = asyncio.get_running_loop()
-        while True:
-            stream = None
-            try:
-                stream = _stream(*receive_message(self.socket, 2, most=1))
-            except BlockingIOError:
-                await _ready(loop.add_reader, loop.remove_reader, self.socket.fileno())
-                continue
-            except RemoteProtocolError:
-                pass
-            if stream is not None:
-                return stream
-            await asyncio.sleep(FLOOD_PAUSE)
+    async def serve(self, take: Callable[[socket.socket], None], busy: Callable[[], bool]) -> None:
+        """Give every exec's stream to ``take`` as it comes, until cancelled. Nothing comes while ``busy``.
+
+        Whatever else arrives is dropped and closed: any descendant can write here.
+
+        Raises:
+            OSError: The socket cannot be read any more.
+        """
+        self._take, self._busy = take, busy
+        self._listen()
+        try:
+            await self._broken
+        finally:
+            self._pause()
 
     def close(self) -> None:
         """Close the socket."""
         self.socket.close()
+
+    def _listen(self) -> None:
+        self._rest = None
+        self._loop.add_reader(self.socket.fileno(), self._on_readable)
+
+    def _pause(self) -> None:
+        self._loop.remove_reader(self.socket.fileno())
+        if self._rest is not None:
+            self._rest.cancel()
+
+    def _on_readable(self) -> None:
+        """Take what is there, but not for longer than a turn: what is left is announced again in the next one."""
+        end = self._loop.time() + TURN
+        try:
+            while self._take_one() and self._loop.time() < end:
+                continue
+        except BlockingIOError:
+            pass
+        except Exception as error:  # noqa: BLE001 - handed to whoever serves; the loop would only log it
+            self._pause()
+            if not self._broken.done():
+                self._broken.set_exception(error)
+
+    def _take_one(self) -> bool:
+        """Take one datagram. False, and a rest, if it was none to take or there are too many."""
+        stream = None
+        if not self._busy():
+            with contextlib.suppress(RemoteProtocolError):
+                stream = _stream(*receive_message(self.socket, 2, most=1))
+        if stream is None:
+            self._pause()
+            self._rest = self._loop.call_later(FLOOD_PAUSE, self._listen)
+            return False
+        self._take(stream)
+        return True
 
 
 def _stream(data: bytes, descriptors: tuple[int, ...]) -> socket.socket | None:

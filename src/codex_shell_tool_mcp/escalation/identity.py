@@ -8,11 +8,11 @@ import os
 import stat
 from collections import deque
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
 MAX_LINKS = 40
 """Links followed before giving up: the kernel's own limit (path_resolution(7))."""
@@ -55,7 +55,7 @@ def path_of(descriptor: int) -> str | None:
     file have it. So it is looked up, and counts only if it is that file.
     """
     try:
-        path = str(Path(f"/proc/self/fd/{descriptor}").readlink())
+        path = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115 - once per exec, no object
     except OSError:
         path = _path_by_fcntl(descriptor) or ""
     return path if path.startswith("/") and leads_to(path, descriptor) else None

@@ -7,7 +7,7 @@ The escalation server knows nothing of MCP: it asks an :class:`EscalationPolicy`
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from codex_shell_tool_mcp.escalation.stopwatch import Stopwatch
@@ -74,6 +74,22 @@ class EscalationPolicy(Protocol):
 
         Raises:
             ShellToolError: It could not be decided; the exec does not happen and the text goes to the script's stderr.
+        """
+        ...
+
+
+@runtime_checkable
+class ImmediateEscalationPolicy(EscalationPolicy, Protocol):
+    """An :class:`EscalationPolicy` that decides most execs without waiting for anybody.
+
+    Offering this is a matter of speed: an exec decided at once costs the server a tenth of a task's time.
+    """
+
+    def decide_at_once(self, request: ExecRequest) -> EscalateAction | None:
+        """What :meth:`determine_action` would say, or ``None`` if that takes waiting.
+
+        Raises:
+            ShellToolError: As there.
         """
         ...
 

@@ -770,6 +770,10 @@ class Connection:
         """Whether the peer may close now: an exec that happened, a session that is done, nothing half received."""
         return not self._buffer and self.state in {"running", "done"}
 
+    def has_more(self) -> bool:
+        """Whether something was received after the last frame."""
+        return bool(self._buffer)
+
     def unclaimed(self) -> tuple[int, ...]:
         """Descriptors received but not given out with a frame: whoever drops the connection closes them."""
         left, self._descriptors = self._descriptors, ()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from codex_shell_tool_mcp.escalation.policy import ExecRequest
     from codex_shell_tool_mcp.escalation.stopwatch import Stopwatch
-    from codex_shell_tool_mcp.execpolicy.rules import Evaluation, Policy, RuleMatch
+    from codex_shell_tool_mcp.execpolicy.rules import Policy, RuleMatch
 
 _LOG = logging.getLogger(__name__)
 
@@ -80,14 +80,20 @@ class McpEscalationPolicy:
         Raises:
             ShellToolError: The client could not put the question.
         """
-        evaluation = self._evaluate(request)
-        deciding = evaluation.deciding()
-        action = await self._act(request, evaluation.decision, deciding)
-        _LOG.info("%s: %s by %s", visible(request.program), type(action).__name__, _name(deciding))
-        return action
+        deciding = self._deciding(request)
+        action = _without_asking(deciding)
+        if action is None:
+            action = _once_asked(deciding, await self._ask(request))
+        return _logged(request, action, deciding)
 
-    def _evaluate(self, request: ExecRequest) -> Evaluation:
-        return evaluate_exec(
+    def decide_at_once(self, request: ExecRequest) -> EscalateAction | None:
+        """Decide one exec, unless somebody has to be asked."""
+        deciding = self._deciding(request)
+        action = _without_asking(deciding)
+        return None if action is None else _logged(request, action, deciding)
+
+    def _deciding(self, request: ExecRequest) -> RuleMatch:
+        evaluation = evaluate_exec(
             self.policy,
             program=request.program,
             resolved=request.resolved,
@@ -97,19 +103,7 @@ class McpEscalationPolicy:
             name_may_allow=not request.writable_by_sandbox,
             heuristics=unmatched_decision,
         )
-
-    async def _act(self, request: ExecRequest, decision: Decision, deciding: RuleMatch) -> EscalateAction:
-        by_rule = isinstance(deciding, PrefixRuleMatch)
-        match decision:
-            case Decision.ALLOW:
-                return Escalate(rule=_name(deciding)) if by_rule else Run()
-            case Decision.FORBIDDEN:
-                return Deny(reason=_forbidden(deciding), rule=_name(deciding))
-            case Decision.PROMPT:
-                refusal = await self._ask(request)
-                if refusal is not None:
-                    return Deny(reason=refusal, rule=_name(deciding))
-                return Escalate(rule=_name(deciding)) if by_rule else Run(rule=_name(deciding))
+        return evaluation.deciding()
 
     async def _ask(self, request: ExecRequest) -> str | None:
         """Put the question; ``None`` if it was accepted, else why not."""
@@ -131,6 +125,32 @@ class McpEscalationPolicy:
             except ValidationError as error:
                 raise ShellToolError("the client's answer to the request for approval makes no sense") from error
         return _REASONS.get(answer.action)
+
+
+def _without_asking(deciding: RuleMatch) -> EscalateAction | None:
+    match deciding.decision:
+        case Decision.ALLOW:
+            return _permitted(deciding)
+        case Decision.FORBIDDEN:
+            return Deny(reason=_forbidden(deciding), rule=_name(deciding))
+        case Decision.PROMPT:
+            return None
+
+
+def _once_asked(deciding: RuleMatch, refusal: str | None) -> EscalateAction:
+    if refusal is not None:
+        return Deny(reason=refusal, rule=_name(deciding))
+    return _permitted(deciding) if isinstance(deciding, PrefixRuleMatch) else Run(rule=_name(deciding))
+
+
+def _permitted(deciding: RuleMatch) -> EscalateAction:
+    return Escalate(rule=_name(deciding)) if isinstance(deciding, PrefixRuleMatch) else Run()
+
+
+def _logged(request: ExecRequest, action: EscalateAction, deciding: RuleMatch) -> EscalateAction:
+    if _LOG.isEnabledFor(logging.INFO):  # finding out what is visible takes its time
+        _LOG.info("%s: %s by %s", visible(request.program), type(action).__name__, _name(deciding))
+    return action
 
 
 def _forbidden(deciding: RuleMatch) -> str:

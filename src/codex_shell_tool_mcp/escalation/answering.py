@@ -1,0 +1,288 @@
+"""Answering the execs of one call by the policy it is given.
+
+Nearly every exec is decided without waiting for anybody and just runs: it is answered where its question is noticed, in
+one turn of the event loop. What has to wait (for a person, the rest of a large request, the supervisor) gets a task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeVar
+
+from codex_shell_tool_mcp.errors import ProtocolError, RemoteProtocolError, ShellToolError
+from codex_shell_tool_mcp.escalation import identity, wire
+from codex_shell_tool_mcp.escalation.channel import Channel, close_all
+from codex_shell_tool_mcp.escalation.environ import escalated_environment
+from codex_shell_tool_mcp.escalation.params import ExecRecord
+from codex_shell_tool_mcp.escalation.policy import (
+    Deny,
+    Escalate,
+    EscalateAction,
+    ExecRequest,
+    ImmediateEscalationPolicy,
+    Run,
+)
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Coroutine, Iterator
+    from pathlib import Path
+
+    from codex_shell_tool_mcp.escalation.policy import EscalationPolicy
+    from codex_shell_tool_mcp.escalation.supervision import Supervision
+
+_T = TypeVar("_T")
+
+_LOG = logging.getLogger(__name__)
+
+HALF_OPEN_DEADLINE = 10.0
+"""Seconds from the rendezvous to a whole request: a wrapper sends it at once."""
+
+MAX_SESSIONS = 64
+"""Execs of one call that wait for something at once; further ones wait in the socket's queue. Each costs up to three
+descriptors of this process (ulimit -n is often 1024) and the memory of its request."""
+
+MAX_OPEN = 192
+"""The same for all calls together."""
+
+OWN_SESSIONS = 4
+"""What each call may have whatever the others have: else a few calls that say nothing would stop all others."""
+
+MAX_RECORDS = 1000
+"""Execs of one call that are remembered one by one: a loop can do millions."""
+
+MAX_RECORDED_WORDS, MAX_RECORDED_CHARACTERS = 64, 512
+"""What is remembered of an argument vector, and of each word: it can be megabytes."""
+
+
+class _Open:
+    """How many requests this process has open, over all calls."""
+
+    count = 0
+
+
+class _Exec:
+    """One exec that is being answered. Owns the channel and whatever descriptors came by it.
+
+    Once :attr:`request` is there, ``asked`` is what the policy sees of it and ``before`` the state its file was in
+    before anybody decided.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.request: wire.Request | None = None
+        self.action: EscalateAction | None = None
+        self.undecided: ShellToolError | None = None
+        self.asked: ExecRequest
+        self.before: identity.Fingerprint | None
+
+    def take(self, request: wire.Request, writable: tuple[Path, ...] | None) -> None:
+        self.request = request
+        self.before = None if request.program is None else identity.fingerprint(request.program)
+        self.asked = describe(request, writable)
+
+    def close(self) -> None:
+        if self.request is not None:
+            close_all(self.request.descriptors)
+        self.channel.close()
+
+
+@dataclass(kw_only=True)
+class EscalateServer:
+    """Answers the execs of one call.
+
+    Attributes:
+        policy: Decides.
+        supervision: Runs what is escalated.
+        writable: Where the sandboxed side can write; ``None`` = everywhere.
+        records: The first :data:`MAX_RECORDS` execs with their decisions.
+        decided: How many there were in all.
+    """
+
+    policy: EscalationPolicy
+    supervision: Supervision
+    writable: tuple[Path, ...] | None
+    records: list[ExecRecord] = field(default_factory=list)
+    decided: int = 0
+    _answering: int = 0
+    _decide_at_once: Callable[[ExecRequest], EscalateAction | None] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Find out once whether the policy can decide at once."""
+        policy = self.policy
+        self._decide_at_once = _not_at_once
+        if isinstance(policy, ImmediateEscalationPolicy):
+            self._decide_at_once = policy.decide_at_once
+
+    async def serve(self) -> None:
+        """Answer execs until cancelled; then every open session ends unanswered and its exec does not happen."""
+        async with asyncio.TaskGroup() as sessions:
+
+            def take(stream: socket.socket) -> None:
+                one = _Exec(Channel(stream, wire.Connection(party=wire.Party.SERVICE), most=2))
+                if self._answer_at_once(one):
+                    one.close()
+                else:
+                    sessions.create_task(self._session(one))
+
+            await self.supervision.rendezvous.serve(take, self._is_busy)
+
+    def _is_busy(self) -> bool:
+        return self._answering >= OWN_SESSIONS and (self._answering >= MAX_SESSIONS or _Open.count >= MAX_OPEN)
+
+    def _answer_at_once(self, one: _Exec) -> bool:
+        """Whether nothing is left to do: answered, or dropped for what is wrong with it."""
+        with _dropping():
+            request = one.channel.receive_at_once()
+            if request is None:
+                return self._leave()
+            one.take(request, self.writable)
+            try:
+                one.action = self._decide_at_once(one.asked)
+            except ShellToolError as error:
+                one.undecided = error
+            if one.action is None:
+                return self._leave()
+            self._record(one.asked, one.action)
+            if not isinstance(one.action, Run):
+                return self._leave()
+            one.channel.send_at_once(wire.Run())
+        return True
+
+    def _leave(self) -> bool:
+        """Count an exec that is left to a task."""
+        self._answering += 1
+        _Open.count += 1
+        return False
+
+    async def _session(self, one: _Exec) -> None:
+        """Answer what could not be answered at once."""
+        try:
+            with _dropping():
+                await self._answer(one)
+        finally:
+            self._answering -= 1
+            _Open.count -= 1
+            one.close()
+
+    async def _answer(self, one: _Exec) -> None:
+        if one.request is None:
+            async with asyncio.timeout(HALF_OPEN_DEADLINE):
+                request = await one.channel.receive()
+            if not isinstance(request, wire.Request):
+                return  # it closed; the state table leaves nothing else
+            one.take(request, self.writable)
+        try:
+            if one.undecided is not None:
+                raise one.undecided
+            if one.action is None:
+                one.action = await _unless_gone(one.channel, self.policy.determine_action(one.asked))
+                if one.action is None:
+                    return
+                self._record(one.asked, one.action)
+            await self._carry_out(one, one.action)
+        except ProtocolError:
+            raise
+        except ShellToolError as error:
+            await one.channel.send(wire.Error(reason=str(error)))
+
+    def _record(self, asked: ExecRequest, action: EscalateAction) -> None:
+        self.decided += 1
+        if len(self.records) < MAX_RECORDS:
+            self.records.append(ExecRecord(request=_shortened(asked), action=action))
+
+    async def _carry_out(self, one: _Exec, action: EscalateAction) -> None:
+        match action:
+            case Run():
+                await one.channel.send(wire.Run())
+            case Deny(reason=reason):
+                await one.channel.send(wire.Deny(reason=reason))
+            case Escalate():
+                await self._escalate(one)
+
+    async def _escalate(self, one: _Exec) -> None:
+        """Hand the session to the supervisor, bound to the very file that was decided.
+
+        A script's interpreter opens it by a name. Where the sandboxed side has a hand in what that name leads to, the
+        script is run from a sealed copy, so that what was decided is what is read (its ``$0`` is then ``/dev/fd/N``).
+        """
+        request, asked = one.request, one.asked
+        if request is None or request.program is None or one.before is None or asked.resolved is None:
+            raise ShellToolError("no file of that name could be opened, so it cannot be run outside the sandbox")
+        script = identity.is_script(request.program)
+        copy = identity.sealed_copy(request.program) if script and asked.writable_by_sandbox else None
+        try:
+            if identity.fingerprint(request.program) != one.before:
+                raise ShellToolError("it was changed while it was being decided")
+            program = request.program if copy is None else copy
+            await self.supervision.spawn(
+                replace(request, program=program, env=escalated_environment(request.env)),
+                one.channel.socket.fileno(),
+                path=os.fsencode(asked.resolved),
+                decided=identity.fingerprint(program),
+                by_path=script and copy is None,
+            )
+        finally:
+            close_all(() if copy is None else (copy,))
+
+
+def _not_at_once(asked: ExecRequest) -> None:
+    """For a policy that knows no other way than to be awaited."""
+
+
+@contextlib.contextmanager
+def _dropping() -> Iterator[None]:
+    """What goes wrong with one exec must not take the call with it: unanswered, the exec does not happen."""
+    try:
+        yield
+    except (RemoteProtocolError, OSError, TimeoutError) as error:
+        _LOG.info("an exec request was dropped: %r", error)
+    except Exception:  # noqa: BLE001 - every bug counts; cancelling is none
+        _LOG.exception("an exec could not be decided: this is a bug")
+
+
+def _shortened(asked: ExecRequest) -> ExecRequest:
+    words = tuple(word[:MAX_RECORDED_CHARACTERS] for word in asked.argv[:MAX_RECORDED_WORDS])
+    return asked if words == asked.argv else replace(asked, argv=words)
+
+
+async def _unless_gone(channel: Channel, deciding: Coroutine[object, object, _T]) -> _T | None:
+    """The decision, or ``None`` when the client went away (or spoke out of turn) before there was one."""
+    decision = asyncio.ensure_future(deciding)
+    gone = asyncio.ensure_future(channel.readable())
+    try:
+        await asyncio.wait((decision, gone), return_when=asyncio.FIRST_COMPLETED)
+        return await decision if decision.done() else None
+    finally:
+        for task in (decision, gone):
+            task.cancel()
+        await asyncio.gather(decision, gone, return_exceptions=True)
+
+
+def describe(request: wire.Request, writable: tuple[Path, ...] | None) -> ExecRequest:
+    """A request as the policy sees it.
+
+    The wrapper runs on the script's side, so its words are claims. What a descriptor came for is named by the path that
+    leads to that very file here; the name that was used counts only if it leads there as well.
+    """
+    claimed = os.fsdecode(request.cwd) or None
+    cwd = claimed if request.cwd_descriptor is None else identity.path_of(request.cwd_descriptor)
+    file = os.fsdecode(request.file)
+    program = identity.absolute(file, cwd)
+    resolved = None
+    if request.program is not None:
+        resolved = identity.path_of(request.program)
+        if resolved is not None and not identity.leads_to(program, request.program):
+            program = resolved
+    return ExecRequest(
+        file=file,
+        program=program,
+        resolved=resolved,
+        argv=tuple(os.fsdecode(argument) for argument in request.argv),
+        cwd=cwd,
+        writable_by_sandbox=writable is not None and not identity.name_is_trusted(program, resolved, writable),
+    )
