@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codex_shell_tool_mcp.errors import PolicyError, UsageError
-from codex_shell_tool_mcp.execpolicy.isolation import evaluate
+from codex_shell_tool_mcp.execpolicy.isolation import evaluate_files
+from codex_shell_tool_mcp.execpolicy.layers import combined
 from codex_shell_tool_mcp.execpolicy.loader import read_rules
-from codex_shell_tool_mcp.execpolicy.rules import PrefixRuleMatch, RuleMatch
+from codex_shell_tool_mcp.execpolicy.rules import PrefixRuleMatch, RuleMatch, basename
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
         print(HELP, end="")
         return 0
     try:
-        policy = _policy(options.rules)
+        policy = _policy(options)
     except PolicyError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 1
@@ -121,13 +122,14 @@ def _match(match: RuleMatch) -> dict[str, Any]:
     return {"prefixRuleMatch": raw}
 
 
-def _policy(paths: Sequence[str]) -> Policy:
+def _policy(options: CheckOptions) -> Policy:
     try:
-        files = [read_rules(Path(path), follow_links=True) for path in paths]
+        files = [read_rules(Path(path), follow_links=True) for path in options.rules]
     except PolicyError as exc:
         raise PolicyError(f"failed to read policy at {exc}") from exc
     try:
-        return evaluate(files)
+        # Of the others nothing is wanted but that they hold: most of 10,000 rules need not be handed over.
+        return combined(evaluate_files(files, programs=(options.command[0], basename(options.command[0]))))
     except PolicyError as exc:
         raise PolicyError(f"failed to parse policy at {exc}") from exc
 

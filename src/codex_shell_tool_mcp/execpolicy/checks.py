@@ -197,22 +197,15 @@ def check_examples(checked: CheckedRule, host_executables: Mapping[str, tuple[st
     Raises:
         RuleError: A ``not_match`` example matches (the first one is named), or ``match`` examples do not (all are).
     """
-    policy = Policy(prefix_rules=checked.rules, host_executables=host_executables)
     for example in checked.not_match:
-        if policy.matches(example, resolve_host_executables=True):
-            rule = next(
-                rule
-                for rule in checked.rules
-                if Policy(prefix_rules=(rule,), host_executables=host_executables).matches(
-                    example, resolve_host_executables=True
-                )
-            )
+        rule = _matching(checked.rules, example, host_executables)
+        if rule is not None:
             raise RuleError(
                 ErrorKind.EXAMPLE_DID_MATCH,
                 f"`{rule.describe()}`: {shlex.join(example)}",
                 "narrow the pattern, or take the example out of not_match",
             )
-    unmatched = [example for example in checked.match if not policy.matches(example, resolve_host_executables=True)]
+    unmatched = [example for example in checked.match if not _matching(checked.rules, example, host_executables)]
     if unmatched:
         raise RuleError(
             ErrorKind.EXAMPLE_DID_NOT_MATCH,
@@ -220,6 +213,22 @@ def check_examples(checked: CheckedRule, host_executables: Mapping[str, tuple[st
             f"unmatched examples [{', '.join(shlex.join(example) for example in unmatched)}]",
             "correct the pattern, or take the examples out of match",
         )
+
+
+def _matching(
+    rules: Sequence[PrefixRule], example: Sequence[str], host_executables: Mapping[str, tuple[str, ...]]
+) -> PrefixRule | None:
+    """The first of ``rules`` that matches, an absolute path standing for its name where nothing matches exactly."""
+    for rule in rules:
+        if rule.program == example[0] and rule.matches(example):
+            return rule
+    # A name without a slash leads back to itself: what did not match exactly will not match then.
+    if "/" in example[0] or example[0].startswith("~"):
+        for rule in rules:
+            policy = Policy(prefix_rules=(rule,), host_executables=host_executables)
+            if policy.matches(example, resolve_host_executables=True):
+                return rule
+    return None
 
 
 def normalised_host(text: str) -> str:

@@ -1,4 +1,4 @@
-"""A policy as JSON, for the way from the process that evaluates rules files to the one that uses them."""
+"""What files say as JSON, for the way from the process that evaluates rules files to the one that uses them."""
 
 from __future__ import annotations
 
@@ -6,45 +6,54 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from codex_shell_tool_mcp.execpolicy.decision import Decision
-from codex_shell_tool_mcp.execpolicy.rules import NETWORK_PROTOCOLS, NetworkRule, PatternToken, Policy, PrefixRule
+from codex_shell_tool_mcp.execpolicy.layers import FileRules
+from codex_shell_tool_mcp.execpolicy.rules import NETWORK_PROTOCOLS, NetworkRule, PatternToken, PrefixRule
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
 _PROTOCOLS = {name: name for name in NETWORK_PROTOCOLS}
 
 
-def encode_policy(policy: Policy) -> bytes:
-    """``policy`` as one line of JSON, without the line end."""
-    raw = {
-        "prefix": [
-            [rule.program, rule.rest, int(rule.decision), rule.justification, rule.source]
-            for rule in policy.prefix_rules
-        ],
-        "network": [
-            [rule.host, rule.protocol, int(rule.decision), rule.justification, rule.source]
-            for rule in policy.network_rules
-        ],
-        "host": dict(policy.host_executables),
-    }
+def encode_files(files: Iterable[FileRules], programs: Collection[str] | None = None) -> bytes:
+    """``files`` as one line of JSON, without the line end; of prefix rules only those of ``programs``, if given."""
+    raw = [
+        [
+            file.identifier,
+            [
+                [rule.program, rule.rest, int(rule.decision), rule.justification, rule.source]
+                for rule in file.prefix_rules
+                if programs is None or rule.program in programs
+            ],
+            [
+                [rule.host, rule.protocol, int(rule.decision), rule.justification, rule.source]
+                for rule in file.network_rules
+            ],
+            dict(file.host_executables),
+        ]
+        for file in files
+    ]
     return json.dumps(raw, separators=(",", ":")).encode("ascii")
 
 
-def decode_policy(data: bytes) -> Policy:
-    """The policy that :func:`encode_policy` wrote.
+def decode_files(data: bytes) -> tuple[FileRules, ...]:
+    """What :func:`encode_files` wrote.
 
     Raises:
         ValueError: ``data`` is not such a line.
     """
     try:
-        raw = json.loads(data)
-        return Policy(
-            prefix_rules=tuple(map(_prefix_rule, raw["prefix"])),
-            network_rules=tuple(map(_network_rule, raw["network"])),
-            host_executables={_text(name): _texts(paths) for name, paths in raw["host"].items()},
+        return tuple(
+            FileRules(
+                identifier=_text(identifier),
+                prefix_rules=tuple(map(_prefix_rule, prefix)),
+                network_rules=tuple(map(_network_rule, network)),
+                host_executables={_text(name): _texts(paths) for name, paths in hosts.items()},
+            )
+            for identifier, prefix, network, hosts in json.loads(data)
         )
     except (AttributeError, KeyError, TypeError) as exc:
-        raise ValueError("not an encoded policy") from exc
+        raise ValueError("not encoded rules") from exc
 
 
 def _prefix_rule(raw: Any) -> PrefixRule:

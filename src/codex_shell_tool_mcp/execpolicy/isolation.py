@@ -23,11 +23,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from codex_shell_tool_mcp.errors import PolicyError
-from codex_shell_tool_mcp.execpolicy.codec import decode_policy
-from codex_shell_tool_mcp.execpolicy.rules import Policy
+from codex_shell_tool_mcp.execpolicy.codec import decode_files
+from codex_shell_tool_mcp.execpolicy.layers import FileRules, combined
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from codex_shell_tool_mcp.execpolicy.rules import Policy
 
 EVALUATE_ARGUMENT = "--evaluate-rules-file"
 """``argv[1]`` of a frozen server that is to be the evaluator: its command line calls ``parser_child.main`` at once."""
@@ -66,10 +68,27 @@ class RulesText:
     Attributes:
         identifier: Its path, for messages and for the rules' ``source``.
         text: Its content.
+        keeps_hosts: Whether its ``host_executable`` entries count when the examples of later files are checked.
     """
 
     identifier: str
     text: str
+    keeps_hosts: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What an evaluator is asked.
+
+    Attributes:
+        files: In this order.
+        limits: For all of them together.
+        programs: Whose prefix rules are wanted; ``None`` = all. Every file is checked whole regardless.
+    """
+
+    files: tuple[RulesText, ...]
+    limits: Limits
+    programs: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,16 +100,29 @@ class _Outcome:
 
 
 def evaluate(files: Sequence[RulesText], limits: Limits | None = None) -> Policy:
-    """The policy the files make, in the order given. No files make an empty policy, without a child.
+    """The policy the files make, in the order given; see :func:`evaluate_files`."""
+    return combined(evaluate_files(files, limits))
+
+
+def evaluate_files(
+    files: Sequence[RulesText], limits: Limits | None = None, *, programs: Sequence[str] | None = None
+) -> tuple[FileRules, ...]:
+    """What each file says. No files need no child.
+
+    Args:
+        files: In the order in which they are to be read.
+        limits: What all of them may use together.
+        programs: Whose prefix rules are wanted; ``None`` = all.
 
     Raises:
         PolicyError: A file does not hold, or the interpreter did not survive it; the text begins with its identifier.
     """
     if not files:
-        return Policy()
+        return ()
     limits = limits or Limits()
+    question = Question(files=tuple(files), limits=limits, programs=None if programs is None else tuple(programs))
     try:
-        outcome = _run_forked(files, limits) if _may_fork() else _run_started(files, limits)
+        outcome = _run_forked(question) if _may_fork() else _run_started(question)
     except OSError as exc:
         raise PolicyError(
             f"{files[0].identifier}: the process that evaluates rules files cannot be started: {exc.strerror}; "
@@ -99,8 +131,8 @@ def evaluate(files: Sequence[RulesText], limits: Limits | None = None) -> Policy
     *progress, last = outcome.output.split(b"\n")
     if outcome.status == 0 and last.startswith(b"error "):
         raise PolicyError(json.loads(last.removeprefix(b"error ")))
-    if outcome.status == 0 and last.startswith(b"policy "):
-        return decode_policy(last.removeprefix(b"policy "))
+    if outcome.status == 0 and last.startswith(b"rules "):
+        return decode_files(last.removeprefix(b"rules "))
     raise _death(files, len(progress), outcome.status, limits)
 
 
@@ -133,15 +165,15 @@ def _may_fork() -> bool:
     return tasks.is_dir() and len(list(tasks.iterdir())) == 1
 
 
-def _run_forked(files: Sequence[RulesText], limits: Limits) -> _Outcome:
+def _run_forked(question: Question) -> _Outcome:
     source, target = os.pipe()
     pid = os.fork()
     if pid == 0:
-        _be_child(files, limits, target)
+        _be_child(question, target)
     os.close(target)
     complete = False
     try:
-        output, complete = _read_until(source, time.monotonic() + limits.wall_time)
+        output, complete = _read_until(source, time.monotonic() + question.limits.wall_time)
     finally:
         os.close(source)
         if not complete:
@@ -150,7 +182,7 @@ def _run_forked(files: Sequence[RulesText], limits: Limits) -> _Outcome:
     return _Outcome(output=output, status=os.waitstatus_to_exitcode(status) if complete else None)
 
 
-def _be_child(files: Sequence[RulesText], limits: Limits, target: int) -> NoReturn:
+def _be_child(question: Question, target: int) -> NoReturn:
     """In the forked child: evaluate with nothing of the parent open but the pipe, and never return into its code."""
     try:
         os.dup2(target, 3)  # before 0 to 2: if the parent had one of those closed, the pipe may be there
@@ -163,7 +195,7 @@ def _be_child(files: Sequence[RulesText], limits: Limits, target: int) -> NoRetu
                     os.close(int(name))
         from codex_shell_tool_mcp.execpolicy.parser_child import answer  # noqa: PLC0415 - brings the interpreter
 
-        answer(files, limits, 3)
+        answer(question, 3)
         os._exit(0)
     finally:
         os._exit(1)
@@ -184,13 +216,13 @@ def _read_until(source: int, deadline: float) -> tuple[bytes, bool]:
     return b"".join(parts), False
 
 
-def _run_started(files: Sequence[RulesText], limits: Limits) -> _Outcome:
-    question = json.dumps({"limits": asdict(limits), "files": [asdict(file) for file in files]}).encode("ascii")
+def _run_started(question: Question) -> _Outcome:
+    text = json.dumps(asdict(question)).encode("ascii")
     with subprocess.Popen(
         _evaluator_command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as child:
         try:
-            output, _ = child.communicate(question, timeout=limits.wall_time)
+            output, _ = child.communicate(text, timeout=question.limits.wall_time)
         except subprocess.TimeoutExpired:
             child.kill()
             output, _ = child.communicate()

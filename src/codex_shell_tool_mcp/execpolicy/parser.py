@@ -7,13 +7,16 @@ process of their own (:mod:`.isolation`); nothing else may call this module with
 How the builtins see their arguments. The binding hands values to Python through a serialiser that forgets what was a
 tuple and fails on a function, and it does not say where a call stands. So the builtins are written in Starlark: they
 describe each argument (strings and lists as they are, anything else by its type), find the calling line in the
-interpreter's stack and pass one JSON text on. Only when a call turns out bad is its column wanted: then the
-file is evaluated again with builtins that fail at that very call, and the interpreter names the place.
+interpreter's stack, and keep both until the file is through; then all calls are passed on as one JSON text. Should
+the interpreter stop before that, the file is evaluated again with builtins that pass each call on at once, for an
+earlier call may have been bad. Only when a call turns out bad is its column wanted: then the file is evaluated
+once more with builtins that fail at that very call, and the interpreter names the place.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from typing import TYPE_CHECKING, NoReturn
 
@@ -31,7 +34,8 @@ from codex_shell_tool_mcp.execpolicy.checks import (
     network_rule,
     prefix_rule,
 )
-from codex_shell_tool_mcp.execpolicy.rules import NetworkRule, Policy, PrefixRule
+from codex_shell_tool_mcp.execpolicy.layers import FileRules, combined
+from codex_shell_tool_mcp.execpolicy.rules import NetworkRule, Policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,15 +46,23 @@ _FILE = "rules"
 _PRELUDE_FILE = "builtins"
 
 # Nested deeper than examples can be, a list is only described by its type; this also ends lists that hold themselves.
+# Reports are kept and handed over in one piece at the end: each step into Python costs more than ten calls here.
 _PRELUDE = """
-def _make_builtins(emit, call_stack, encode):
+def make_builtins(emit, call_stack, encode, at_once):
     absent = lambda: None
+    kept = []
 
     def line():
         stack = call_stack()
         stack = stack[:stack.find("\\n  * builtins:")]
         where = stack.rfind("\\n  * rules:")
         return stack[where + 11:].split(",", 1)[0] if where >= 0 else ""
+
+    def report(call):
+        if at_once:
+            emit(encode([call]))
+        else:
+            kept.append(call)
 
     def described(value, depth):
         kind = type(value)
@@ -64,25 +76,29 @@ def _make_builtins(emit, call_stack, encode):
         return None if value == absent else described(value, 3)
 
     def prefix_rule(pattern, decision = absent, match = absent, not_match = absent, justification = absent):
-        emit(encode(["prefix_rule", line(), [
+        report(["prefix_rule", line(), [
             described(pattern, 3), argument(decision), argument(match), argument(not_match), argument(justification),
-        ]]))
+        ]])
 
     def host_executable(name, paths):
-        emit(encode(["host_executable", line(), [argument(name), argument(paths)]]))
+        report(["host_executable", line(), [argument(name), argument(paths)]])
 
     def network_rule(host, protocol, decision, justification = absent):
-        emit(encode(["network_rule", line(), [
+        report(["network_rule", line(), [
             argument(host), argument(protocol), argument(decision), argument(justification),
-        ]]))
+        ]])
 
-    return prefix_rule, host_executable, network_rule
+    return prefix_rule, host_executable, network_rule, lambda: emit(encode(kept))
 
-prefix_rule, host_executable, network_rule = _make_builtins(emit, call_stack, json.encode)
+def make_SECRET(at_once):
+    return make_builtins(emit, call_stack, json.encode, at_once)
 """
 
 _BUILTINS = ("prefix_rule", "host_executable", "network_rule")
-_LOAD_BUILTINS = f'load("{_PRELUDE_FILE}", {", ".join(json.dumps(name) for name in _BUILTINS)})'
+_SET_UP = f"""
+load("{_PRELUDE_FILE}", "make_SECRET")
+{", ".join(_BUILTINS)}, finish_SECRET = make_SECRET(AT_ONCE)
+"""
 
 _REPORT = json.JSONDecoder(object_hook=lambda described: Other(described["type"]))
 
@@ -116,72 +132,91 @@ class PolicyParser:
     """
 
     def __init__(self) -> None:
-        self._prefix_rules: list[PrefixRule] = []
-        self._network_rules: list[NetworkRule] = []
+        self._files: list[FileRules] = []
         self._host_executables: dict[str, tuple[str, ...]] = {}
 
-    def parse(self, identifier: str, text: str) -> None:
+    def parse(self, identifier: str, text: str, *, keeps_hosts: bool = True) -> None:
         """Evaluate one file and add what it says.
 
         Args:
             identifier: The file's name for messages.
             text: Its content.
+            keeps_hosts: Whether the ``host_executable`` entries of this file count for the examples of later ones.
 
         Raises:
-            PolicyError: ``identifier:line:column: what is wrong (what to write instead)``. What the parser held
-                before is kept, nothing of this file is added but its ``host_executable`` entries so far.
+            PolicyError: ``identifier:line:column: what is wrong (what to write instead)``. Nothing of it is added.
         """
-        calls = _Calls(identifier, self._host_executables)
-        try:
-            _evaluate(text, calls.receive)
-        except starlark.StarlarkError as exc:
-            if calls.error is None:
-                raise _interpreter_error(identifier, str(exc)) from None
-            self._fail(identifier, text, len(calls.checked), calls.error)
+        known = dict(self._host_executables)
+        calls = _receive(identifier, text, known)
         for number, checked in enumerate(calls.checked):
             if isinstance(checked, CheckedRule) and (checked.match or checked.not_match):
                 try:
-                    check_examples(checked, self._host_executables)
+                    check_examples(checked, known)
                 except RuleError as exc:
-                    self._fail(identifier, text, number, exc)
-        for checked in calls.checked:
-            if isinstance(checked, CheckedRule):
-                self._prefix_rules += checked.rules
-            elif isinstance(checked, NetworkRule):
-                self._network_rules.append(checked)
+                    _fail(identifier, text, number, exc)
+        self._files.append(
+            FileRules(
+                identifier=identifier,
+                prefix_rules=tuple(
+                    rule for checked in calls.checked if isinstance(checked, CheckedRule) for rule in checked.rules
+                ),
+                network_rules=tuple(checked for checked in calls.checked if isinstance(checked, NetworkRule)),
+                host_executables=calls.hosts,
+            )
+        )
+        if keeps_hosts:
+            self._host_executables = known
+
+    def files(self) -> tuple[FileRules, ...]:
+        """What each file said, in the order read."""
+        return tuple(self._files)
 
     def build(self) -> Policy:
         """The policy of all files read so far."""
-        return Policy(
-            prefix_rules=tuple(self._prefix_rules),
-            network_rules=tuple(self._network_rules),
-            host_executables=dict(self._host_executables),
-        )
+        return combined(self._files)
 
-    @staticmethod
-    def _fail(identifier: str, text: str, number: int, error: RuleError) -> NoReturn:
-        line, column = _place_of_call(text, number)
-        raise PolicyError(f"{identifier}:{line}:{column}: {error}") from None
+
+def _receive(identifier: str, text: str, known: dict[str, tuple[str, ...]]) -> _Calls:
+    """All calls of a file, checked; its ``host_executable`` entries are added to ``known``."""
+    calls = _Calls(identifier)
+    try:
+        _evaluate(text, calls.receive, at_once=False)
+    except starlark.StarlarkError:
+        calls = _Calls(identifier)
+        try:
+            _evaluate(text, calls.receive, at_once=True)
+        except starlark.StarlarkError as exc:
+            if calls.error is None:
+                raise _interpreter_error(identifier, str(exc)) from None
+    if calls.error is not None:
+        _fail(identifier, text, len(calls.checked), calls.error)
+    known.update(calls.hosts)
+    return calls
+
+
+def _fail(identifier: str, text: str, number: int, error: RuleError) -> NoReturn:
+    line, column = _place_of_call(text, number)
+    raise PolicyError(f"{identifier}:{line}:{column}: {error}") from None
 
 
 class _Calls:
-    """Takes the calls of one file as the builtins report them and checks each at once, as the language wants."""
+    """Takes the calls of one file as the builtins report them and checks each, as the language wants."""
 
-    def __init__(self, identifier: str, host_executables: dict[str, tuple[str, ...]]) -> None:
+    def __init__(self, identifier: str) -> None:
         self._identifier = identifier
-        self._host_executables = host_executables
+        self.hosts: dict[str, tuple[str, ...]] = {}
         self.checked: list[CheckedRule | NetworkRule | None] = []
         self.error: RuleError | None = None
 
     def receive(self, report: str) -> None:
-        """One call: its builtin, its line and its arguments as JSON."""
-        builtin, line, arguments = _REPORT.decode(report)
-        source = f"{self._identifier}:{line}" if line else self._identifier
-        try:
-            self.checked.append(self._check(builtin, source, arguments))
-        except RuleError as exc:
-            self.error = exc
-            raise
+        """Some calls as JSON: of each its builtin, its line and its arguments. Stops at the first bad one."""
+        for builtin, line, arguments in _REPORT.decode(report):
+            source = f"{self._identifier}:{line}" if line else self._identifier
+            try:
+                self.checked.append(self._check(builtin, source, arguments))
+            except RuleError as exc:
+                self.error = exc
+                raise
 
     def _check(self, builtin: str, source: str, arguments: Sequence[Argument]) -> CheckedRule | NetworkRule | None:
         if builtin == "prefix_rule":
@@ -200,7 +235,7 @@ class _Calls:
                 host=host, protocol=protocol, decision=decision, justification=justification, source=source
             )
         name, paths = host_executable(name=arguments[0], paths=arguments[1])
-        self._host_executables[name] = paths
+        self.hosts[name] = paths
         return None
 
 
@@ -212,25 +247,32 @@ def _dialect(*, load: bool = False) -> starlark.Dialect:
     return dialect
 
 
-def _evaluate(text: str, emit: Callable[[str], None]) -> None:
-    """Run one file with the builtins, in a module of its own."""
+def _evaluate(text: str, emit: Callable[[str], None], *, at_once: bool) -> None:
+    """Run one file with the builtins, in a module of its own; ``emit`` gets each call at once, or all at the end."""
+    # A name that one program loads into a module is there for the next one too. What the file has no business with gets
+    # a name it cannot guess; and it still may not load anything itself.
+    secret = os.urandom(8).hex()
     prelude = starlark.Module()
     prelude.add_callable("emit", emit)
     extensions = [starlark.LibraryExtension.CallStack, starlark.LibraryExtension.Json]
     starlark.eval(
-        prelude, starlark.parse(_PRELUDE_FILE, _PRELUDE, _dialect()), starlark.Globals.extended_by(extensions)
+        prelude,
+        starlark.parse(_PRELUDE_FILE, _PRELUDE.replace("SECRET", secret), _dialect()),
+        starlark.Globals.extended_by(extensions),
     )
     frozen = prelude.freeze()
     module = starlark.Module()
-    # A name that one program loads into a module is there for the next one too: so the file gets the builtins and
-    # nothing else of the prelude, and still may not load anything itself.
+    standard = starlark.Globals.standard()
+    set_up = _SET_UP.replace("SECRET", secret).replace("AT_ONCE", str(at_once))
     starlark.eval(
         module,
-        starlark.parse(_PRELUDE_FILE, _LOAD_BUILTINS, _dialect(load=True)),
-        starlark.Globals.standard(),
+        starlark.parse(_PRELUDE_FILE, set_up, _dialect(load=True)),
+        standard,
         starlark.FileLoader(lambda _name: frozen),
     )
-    starlark.eval(module, starlark.parse(_FILE, text, _dialect()), starlark.Globals.standard())
+    starlark.eval(module, starlark.parse(_FILE, text, _dialect()), standard)
+    if not at_once:
+        starlark.eval(module, starlark.parse(_PRELUDE_FILE, f"finish_{secret}()", _dialect()), standard)
 
 
 def _place_of_call(text: str, number: int) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """The evaluator: the process in which rules files meet the interpreter. :mod:`.isolation` starts it and reads it.
 
 What it writes: a line ``file`` before each file, so that a death can be laid at the right door; then, not followed by a
-line end, ``policy `` and the policy as JSON, or ``error `` and the message as a JSON string.
+line end, ``rules `` and what the files say as JSON, or ``error `` and the message as a JSON string.
 """
 
 from __future__ import annotations
@@ -12,15 +12,11 @@ import os
 import resource
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from codex_shell_tool_mcp.errors import PolicyError
-from codex_shell_tool_mcp.execpolicy.codec import encode_policy
-from codex_shell_tool_mcp.execpolicy.isolation import Limits, RulesText
+from codex_shell_tool_mcp.execpolicy.codec import encode_files
+from codex_shell_tool_mcp.execpolicy.isolation import Limits, Question, RulesText
 from codex_shell_tool_mcp.execpolicy.parser import PolicyParser
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 STACK_BYTES = 8 * 1024 * 1024
 """The usual size: the interpreter overflows it on deep nesting, and an unlimited one would be filled instead."""
@@ -32,32 +28,33 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
 def main() -> None:
     """Answer the question on standard input to standard output."""
-    question = json.load(sys.stdin.buffer)
-    files = [RulesText(**file) for file in question["files"]]
-    answer(files, Limits(**question["limits"]), sys.stdout.fileno())
+    raw = json.load(sys.stdin.buffer)
+    files = tuple(RulesText(**file) for file in raw["files"])
+    question = Question(files=files, limits=Limits(**raw["limits"]), programs=raw["programs"])
+    answer(question, sys.stdout.fileno())
 
 
-def answer(files: Sequence[RulesText], limits: Limits, target: int) -> None:
-    """Evaluate ``files`` within ``limits`` and write the answer to the descriptor ``target``."""
+def answer(question: Question, target: int) -> None:
+    """Evaluate the files within the limits and write the answer to the descriptor ``target``."""
     # Out of memory, the interpreter panics; to print a backtrace then it needs memory, and waits for its own lock.
     os.environ["RUST_BACKTRACE"] = "0"
-    _apply(limits)
+    _apply(question.limits)
     gc.disable()  # the process is over before a collection could pay; 10,000 rules are a fifth faster without
     parser = PolicyParser()
     try:
-        for file in files:
+        for file in question.files:
             _write(target, b"file\n")
-            parser.parse(file.identifier, file.text)
-        policy = encode_policy(parser.build())
-        if len(policy) > MAX_ANSWER_BYTES:
+            parser.parse(file.identifier, file.text, keeps_hosts=file.keeps_hosts)
+        found = encode_files(parser.files(), question.programs)
+        if len(found) > MAX_ANSWER_BYTES:
             raise PolicyError(
-                f"{files[-1].identifier}: too large: the rules up to here take {len(policy)} bytes "
+                f"{question.files[-1].identifier}: too large: the rules up to here take {len(found)} bytes "
                 f"(at most {MAX_ANSWER_BYTES}: write fewer or shorter rules)"
             )
     except PolicyError as exc:
         _write(target, b"error " + json.dumps(str(exc)).encode("ascii"))
     else:
-        _write(target, b"policy " + policy)
+        _write(target, b"rules " + found)
 
 
 def _apply(limits: Limits) -> None:

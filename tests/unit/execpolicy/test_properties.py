@@ -12,7 +12,7 @@ from random import Random  # noqa: TC003 - hypothesis looks at the annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codex_shell_tool_mcp.execpolicy.codec import decode_policy, encode_policy
+from codex_shell_tool_mcp.execpolicy.codec import decode_files, encode_files
 from codex_shell_tool_mcp.execpolicy.decision import Decision
 from codex_shell_tool_mcp.execpolicy.parser import PolicyParser
 from codex_shell_tool_mcp.execpolicy.rules import Evaluation, Policy, PrefixRuleMatch, evaluate_exec
@@ -223,4 +223,4 @@ def test_any_text_survives_the_language_and_the_way_back(patterns: list[tuple[st
         ]
         for program, rest in patterns
     ]
-    assert decode_policy(encode_policy(rules)) == rules
+    assert decode_files(encode_files(parser.files())) == parser.files()
