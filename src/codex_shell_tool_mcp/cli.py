@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from codex_shell_tool_mcp import frozen_environment
 from codex_shell_tool_mcp.errors import ShellToolError, UsageError
+from codex_shell_tool_mcp.escalation.params import DEFAULT_MAX_OUTPUT_BYTES
 from codex_shell_tool_mcp.version import VERSION
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ EVALUATE_RULES = "--evaluate-rules-file"
 
 SANDBOXES = ("read-only", "workspace-write", "danger-full-access")
 """Values of ``--sandbox``; their meaning is in ``sandbox/spec.py``."""
+
+MAX_OUTPUT_BYTES = 64 * 1024 * 1024
+"""Highest value of ``--max-output-bytes``: a result is one message, and in memory several times while it is made."""
 
 DEFAULT_APPROVAL_TIMEOUT = 600.0
 """Seconds; see ``server/approvals.py``, which is too heavy to import here. A test holds the two equal."""
@@ -54,6 +58,7 @@ class Options:
         preserve_program_paths: Rules match whole paths only.
         sandbox: Policy while the client has sent none.
         approval_timeout: Seconds a question may stay unanswered; ``None`` = for ever.
+        max_output_bytes: How much of a call's output is kept: its first and its last part.
     """
 
     execve: Path | None = None
@@ -62,6 +67,7 @@ class Options:
     preserve_program_paths: bool = False
     sandbox: str = SANDBOXES[0]
     approval_timeout: float | None = DEFAULT_APPROVAL_TIMEOUT
+    max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES
 
 
 def _seconds(text: str) -> float:
@@ -72,6 +78,16 @@ def _seconds(text: str) -> float:
 
 
 _seconds.__name__ = "number of seconds"  # argparse puts it into its message
+
+
+def _output_bytes(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= MAX_OUTPUT_BYTES:
+        raise ValueError
+    return value
+
+
+_output_bytes.__name__ = f"number of bytes from 1 to {MAX_OUTPUT_BYTES}"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -103,6 +119,13 @@ def parser() -> argparse.ArgumentParser:
         default=DEFAULT_APPROVAL_TIMEOUT,
         help="how long a request for approval may stay unanswered, 0 for ever (default: %(default)g)",
     )
+    made.add_argument(
+        "--max-output-bytes",
+        type=_output_bytes,
+        metavar="BYTES",
+        default=DEFAULT_MAX_OUTPUT_BYTES,
+        help="how much of a call's output is kept, its first and its last part (default: %(default)d)",
+    )
     made.add_argument("--version", action="version", version=f"{PROGRAM} {VERSION}")
     return made
 
@@ -117,6 +140,7 @@ def parse(arguments: Sequence[str]) -> Options:
         preserve_program_paths=found.preserve_program_paths,
         sandbox=found.sandbox,
         approval_timeout=found.approval_timeout or None,
+        max_output_bytes=found.max_output_bytes,
     )
 
 
@@ -188,5 +212,6 @@ def _serve(options: Options) -> int:
         environment=environment,
         preserve_program_paths=options.preserve_program_paths,
         approval_timeout=options.approval_timeout,
+        max_output_bytes=options.max_output_bytes,
     )
     return 0

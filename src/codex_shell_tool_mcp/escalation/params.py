@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 DEFAULT_TIMEOUT_MS = 10_000
 """Limit of a call that names none, in milliseconds (the original's)."""
 
+DEFAULT_MAX_OUTPUT_BYTES = 1024 * 1024
+"""Bytes kept of a call's output unless told otherwise (the original's)."""
+
 TIMEOUT_EXIT_CODE = 124
 """Exit code reported for a call that ran out of time: timeout(1)'s."""
 
@@ -27,12 +30,14 @@ class ExecParams:
         workdir: Absolute path of an existing directory.
         login: ``False`` selects ``-c``, else ``-lc``.
         env: The shell's environment, complete, as bytes: only the wrapper variables and sandbox markers are added.
+        max_output_bytes: How much of the output is kept: its first and its last part.
     """
 
     command: str
     workdir: Path
     login: bool = True
     env: Mapping[bytes, bytes]
+    max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +54,8 @@ class ExecResult:
 
     Attributes:
         exit_code: The shell's status; 128 + n if it died of signal n; 124 after a timeout.
-        output: stdout and stderr in the order written, decoded as UTF-8 with replacement.
+        output: stdout and stderr in the order written, decoded as UTF-8 with replacement; of much of it the first and
+            the last part, with a line between them that says how much is missing.
         duration: Wall time in seconds.
         timed_out: Whether the limit ended it.
         ended_processes: How many processes were left after the shell's end and had to be ended.

@@ -78,6 +78,7 @@ def _prepare(
         command=confined.shell_argv,
         workdir=params.workdir,
         environment=environment,
+        max_output_bytes=params.max_output_bytes,
     )
 
 

@@ -48,6 +48,7 @@ class Shell:
         command: Program, argv[0] and arguments of the shell.
         workdir: Where.
         environment: With what, complete but for the socket's number.
+        max_output_bytes: How much of what it prints is kept.
     """
 
     supervisor: Path
@@ -55,6 +56,7 @@ class Shell:
     command: Sequence[bytes]
     workdir: Path
     environment: Mapping[bytes, bytes]
+    max_output_bytes: int
 
 
 class Supervision:
@@ -66,12 +68,14 @@ class Supervision:
         ended: How many processes were left when the call was ended; known once it was.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], control: Channel, rendezvous: Rendezvous, output: int) -> None:
-        """Start reading the control channel and the output on the running loop."""
+    def __init__(
+        self, process: subprocess.Popen[bytes], control: Channel, rendezvous: Rendezvous, output: OutputCapture
+    ) -> None:
+        """Start reading the control channel on the running loop."""
         loop = asyncio.get_running_loop()
         self.rendezvous = rendezvous
         self.ended = 0
-        self.output = OutputCapture(output)
+        self.output = output
         self._process = process
         self._control = control
         self._sessions = itertools.count(1)
@@ -256,6 +260,7 @@ def _start(shell: Shell) -> Supervision:
             )
         )  # fmt: skip
         channel = Channel(control, wire.Connection(party=wire.Party.SERVER), most=1)
-        supervision = Supervision(process, channel, Rendezvous(rendezvous), read_end)
+        output = OutputCapture(read_end, shell.max_output_bytes)
+        supervision = Supervision(process, channel, Rendezvous(rendezvous), output)
         ours.pop_all()
         return supervision

@@ -26,7 +26,7 @@ from mcp_types import (
 )
 
 from codex_shell_tool_mcp.errors import ShellToolError
-from codex_shell_tool_mcp.escalation.params import ExecParams
+from codex_shell_tool_mcp.escalation.params import DEFAULT_MAX_OUTPUT_BYTES, ExecParams
 from codex_shell_tool_mcp.sandbox import confinement
 from codex_shell_tool_mcp.sandbox.probe import host_support
 from codex_shell_tool_mcp.server import lifetime, sandbox_state, shell_tool
@@ -103,6 +103,7 @@ class Settings:
         environment: What scripts get; complete.
         preserve_program_paths: Rules match whole paths only.
         approval_timeout: Seconds a question may stay unanswered; ``None`` = for ever.
+        max_output_bytes: How much of a call's output is kept.
         run: What carries a call out.
     """
 
@@ -113,6 +114,7 @@ class Settings:
     run: RunCall
     preserve_program_paths: bool = False
     approval_timeout: float | None = DEFAULT_APPROVAL_TIMEOUT
+    max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES
 
 
 @dataclass(kw_only=True)
@@ -179,7 +181,13 @@ class ShellServer:
         workdir = shell_tool.checked_workdir(call.workdir)
         state = self.states.for_call(workdir)
         result = await settings.run(
-            ExecParams(command=call.command, workdir=workdir, login=call.login, env=settings.environment),
+            ExecParams(
+                command=call.command,
+                workdir=workdir,
+                login=call.login,
+                env=settings.environment,
+                max_output_bytes=settings.max_output_bytes,
+            ),
             state,
             settings.programs.shell,
             settings.programs.wrapper,

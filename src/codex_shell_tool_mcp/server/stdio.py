@@ -29,6 +29,7 @@ def serve_stdio(
     environment: Mapping[bytes, bytes],
     preserve_program_paths: bool,
     approval_timeout: float | None,
+    max_output_bytes: int,
 ) -> None:
     """Serve on stdin and stdout until the end; see :func:`codex_shell_tool_mcp.server.app.serve`.
 
@@ -61,6 +62,7 @@ def serve_stdio(
         run=run_escalate_server,
         preserve_program_paths=preserve_program_paths,
         approval_timeout=approval_timeout,
+        max_output_bytes=max_output_bytes,
     )
     _LOG.info("serving with %s (%s)", programs.shell.path, programs.shell.variant)
     ended_by = asyncio.run(app.serve(settings, wire, parent))

@@ -26,13 +26,15 @@ def test_defaults() -> None:
 
 def test_every_option() -> None:
     arguments = ["--execve", "/e", "--bash", "b", "--supervisor", "/s", "--preserve-program-paths"]
-    assert cli.parse([*arguments, "--sandbox", "workspace-write", "--approval-timeout", "2.5"]) == Options(
+    arguments += ["--sandbox", "workspace-write", "--approval-timeout", "2.5", "--max-output-bytes", "4096"]
+    assert cli.parse(arguments) == Options(
         execve=Path("/e"),
         bash=Path("b"),
         supervisor=Path("/s"),
         preserve_program_paths=True,
         sandbox="workspace-write",
         approval_timeout=2.5,
+        max_output_bytes=4096,
     )
 
 
@@ -58,6 +60,10 @@ def test_the_evaluators_argument_is_the_one_it_is_started_with() -> None:
         ["--approval-timeout", "-1"],
         ["--approval-timeout", "soon"],
         ["--approval-timeout", "nan"],
+        ["--max-output-bytes", "0"],
+        ["--max-output-bytes", "-1"],
+        ["--max-output-bytes", "1M"],
+        ["--max-output-bytes", "67108865"],
         ["--bash"],
     ],
 )
@@ -84,7 +90,8 @@ def test_help_names_every_option_and_fits_a_terminal(capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     text = capsys.readouterr().out
-    for word in ("--execve", "--bash", "--supervisor", "--preserve-program-paths", "--sandbox", "execpolicy check"):
+    words = ("--execve", "--bash", "--supervisor", "--preserve-program-paths", "--sandbox", "--max-output-bytes")
+    for word in (*words, "execpolicy check", "default: 1048576"):
         assert word in text
 
 
