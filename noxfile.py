@@ -112,6 +112,12 @@ def suite(session: nox.Session) -> None:
     step(session, "bash_suite", *session.posargs)
 
 
+@nox.session(requires=["pack"])
+def bench(session: nox.Session) -> None:
+    """Measure the package side by side with the npm build of the original; the table goes into bench/README.md."""
+    python(session, "release", arguments=("-m", "bench", "--write", *session.posargs))
+
+
 @nox.session
 def roots(session: nox.Session) -> None:
     """Run the README's first command as a new user in minimal Debian systems (needs root and debootstrap)."""

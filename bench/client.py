@@ -28,6 +28,9 @@ PROTOCOL = "2025-06-18"
 TIMEOUT_MS = 30 * 60 * 1000
 """Of a call, in milliseconds: longer than anything measured; both servers' own default is 10 seconds."""
 
+PATIENCE = 10.0
+"""Seconds a server may take to end when its stdin is closed."""
+
 _CHUNK = 1 << 20
 _SHOWN = 2000  # characters of what a server said on stderr
 
@@ -42,22 +45,22 @@ class Script:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a call came to; ``output`` is as the server returned it."""
+    """What a call came to; ``output`` is as much of it as the server returned."""
 
     exit_code: int
     output: str
 
 
 class Client:
-    """One server and the pipes to it."""
+    """One server and the pipes to it; ``process`` is the server."""
 
     def __init__(self, process: subprocess.Popen[bytes], said: IO[bytes]) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
-        self._process = process
+        self.process = process
         self._said = said
-        self._in = process.stdin.fileno()
-        self._out = process.stdout.fileno()
+        self._stdin = process.stdin
+        self._stdout = process.stdout
         self._last = 0
         self._read = bytearray()
 
@@ -81,8 +84,7 @@ class Client:
         client = cls(process, said)
         try:
             information = {"name": "bench", "version": "1"}
-            offered = {"protocolVersion": PROTOCOL, "capabilities": {}, "clientInfo": information}
-            client.request("initialize", offered)
+            client.request("initialize", {"protocolVersion": PROTOCOL, "capabilities": {}, "clientInfo": information})
             client._send({"jsonrpc": "2.0", "method": "notifications/initialized"})
         except BaseException:
             client.close()
@@ -96,20 +98,22 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """End the server as clients do: close its stdin, and kill it if it does not go in ten seconds."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
+        """End the server as clients do: close its stdin, and kill it if it does not go."""
+        self._stdin.close()
         try:
-            self._process.wait(10)
+            self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process.stdout.close()
+            self.process.kill()
+            self.process.wait()
+        self._stdout.close()
         self._said.close()
 
     def update(self, state: Mapping[str, object]) -> None:
-        """Send a sandbox state."""
+        """Send a sandbox state.
+
+        Raises:
+            BenchError: It was refused.
+        """
         self.request("codex/sandbox-state/update", state)
 
     def call(self, scripts: Sequence[Script]) -> list[Answer]:
@@ -119,18 +123,17 @@ class Client:
             BenchError: A call failed, or the server ended.
         """
         numbers = [self._ask("tools/call", _arguments(script)) for script in scripts]
-        answers: dict[int, Any] = {}
-        while len(answers) < len(numbers):
-            number, result = self._answer()
-            answers[number] = result
-        return [self._result(answers[number]) for number in numbers]
+        messages = self._answers(len(numbers))
+        return [_answer(_result(messages[number])) for number in numbers]
 
     def request(self, method: str, params: Mapping[str, object]) -> Any:
-        """Send one request and wait for its result."""
-        wanted = self._ask(method, params)
-        number, result = self._answer()
-        assert number == wanted  # nothing else is under way
-        return result
+        """Send one request and wait for its result.
+
+        Raises:
+            BenchError: It was refused, or the server ended.
+        """
+        number = self._ask(method, params)
+        return _result(self._answers(1)[number])
 
     def _ask(self, method: str, params: Mapping[str, object]) -> int:
         self._last += 1
@@ -141,27 +144,26 @@ class Client:
         data = memoryview(json.dumps(message).encode() + b"\n")
         try:
             while data:
-                data = data[os.write(self._in, data) :]
+                data = data[os.write(self._stdin.fileno(), data) :]
         except BrokenPipeError:
             raise self._gone() from None
 
-    def _answer(self) -> tuple[int, Any]:
-        """The next answer. Nothing may be asked of us: these loops need no approval."""
-        while True:
+    def _answers(self, wanted: int) -> dict[int, dict[str, Any]]:
+        """The next answers by number, good and bad ones: none of this request may be left for the next."""
+        answers: dict[int, dict[str, Any]] = {}
+        while len(answers) < wanted:
             message = json.loads(self._line())
-            if "method" in message and "id" in message:
-                raise BenchError(f"the server asks for {message['method']}, which nothing here may need: {message}")
-            if "method" in message:
-                continue  # a notification
-            if "error" in message:
-                raise BenchError(f"the server refused: {message['error']}")
-            return message["id"], message["result"]
+            if "method" not in message:
+                answers[message["id"]] = message
+            elif "id" in message:
+                raise BenchError(f"the server asks for {message['method']}, which nothing measured here may need")
+        return answers
 
     def _line(self) -> bytes:
         seen = 0
         while (end := self._read.find(b"\n", seen)) < 0:
             seen = len(self._read)
-            data = os.read(self._out, _CHUNK)
+            data = os.read(self._stdout.fileno(), _CHUNK)
             if not data:
                 raise self._gone()
             self._read += data
@@ -172,16 +174,25 @@ class Client:
     def _gone(self) -> BenchError:
         self._said.seek(0)
         text = self._said.read().decode(errors="replace")[-_SHOWN:]
-        return BenchError(f"{self._process.args!r} ended; it said: {text.strip() or 'nothing'}")
-
-    def _result(self, result: Any) -> Answer:
-        text = "".join(part.get("text", "") for part in result["content"])
-        if result.get("isError"):
-            raise BenchError(f"the call failed: {text}")
-        value = json.loads(text)
-        return Answer(exit_code=value["exit_code"], output=value["output"])
+        return BenchError(f"{self.process.args!r} ended; it said: {text.strip() or 'nothing'}")
 
 
 def _arguments(script: Script) -> dict[str, object]:
     arguments = {"command": script.text, "workdir": str(script.folder), "login": False, "timeout_ms": TIMEOUT_MS}
     return {"name": "shell", "arguments": arguments}
+
+
+def _result(message: Mapping[str, Any]) -> Any:
+    if "error" in message:
+        raise BenchError(f"the server refused: {message['error']}")
+    return message["result"]
+
+
+def _answer(result: Mapping[str, Any]) -> Answer:
+    text = "".join(part.get("text", "") for part in result["content"])
+    if result.get("isError"):
+        raise BenchError(f"the call failed: {text}")
+    value = json.loads(text)
+    if value["timed_out"]:
+        raise BenchError(f"the call timed out; its output ended with {value['output'][-_SHOWN:]!r}")
+    return Answer(exit_code=value["exit_code"], output=value["output"])

@@ -2,7 +2,7 @@
 
 API::
 
-    measure(plan, say) -> list[Sample]
+    measure(plan, say) -> Measured
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,11 +19,14 @@ from bench.errors import BenchError
 from bench.figures import Sample
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from bench.client import Answer
     from bench.figures import SubjectName
     from bench.loops import Loop
     from bench.subjects import Subject
+
+_SHOWN = 500  # characters of a bad output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +42,10 @@ class Plan:
     """What to measure.
 
     Attributes:
-        entrants: By name; the order is that of the first round.
+        entrants: By name, in the order of the first round.
         loops: In the order of the table.
         rounds: How often, at most; a loop may set less.
-        quick: Small numbers: for a first impression while working on the server.
+        quick: Whether the loops' small numbers count.
         source: bash's source, for the loop that configures it.
         scratch: Folder below which calls get theirs.
     """
@@ -59,49 +62,73 @@ class Plan:
         return loop.quick if self.quick else loop.count
 
 
-def measure(plan: Plan, say: Callable[[str], object]) -> list[Sample]:
+@dataclass(kw_only=True)
+class Measured:
+    """All samples, and for what the original could not do: loop → why."""
+
+    samples: list[Sample] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def measure(plan: Plan, say: Callable[[str], object]) -> Measured:
     """Run everything; each round starts with the next subject, so that none is always first.
 
+    A loop that the original fails at is left out for it from there on; its plain bash is still measured.
+
     Raises:
-        BenchError: A loop did not end as it must.
+        BenchError: A loop did not end as it must, in ours or in plain bash.
     """
-    return [sample for number in range(plan.rounds) for sample in _round(plan, number, say)]
-
-
-def _round(plan: Plan, number: int, say: Callable[[str], object]) -> Iterator[Sample]:
+    measured = Measured()
     names = list(plan.entrants)
-    first = number % len(names)
-    for loop in plan.loops:
-        if number >= loop.rounds:
+    for number in range(plan.rounds):
+        first = number % len(names)
+        for loop in plan.loops:
+            if number < loop.rounds:
+                _measure_loop(plan, loop, number, [*names[first:], *names[:first]], measured, say)
+    return measured
+
+
+def _measure_loop(
+    plan: Plan, loop: Loop, number: int, names: Sequence[SubjectName], measured: Measured, say: Callable[[str], object]
+) -> None:
+    for name in names:
+        if name == "peer" and loop.name in measured.failed:
             continue
-        for name in (*names[first:], *names[:first]):
+        try:
             seconds = _once(plan, loop, name)
-            units = plan.count(loop) * loop.calls * loop.at_once
-            say(f"round {number + 1}: {loop.name:<10} {name:<14} {seconds / units * 1000:10.3f} ms per {loop.unit}")
-            yield Sample(loop=loop.name, subject=name, round=number, seconds=seconds, count=units)
+        except BenchError as error:
+            if name != "peer":
+                raise
+            measured.failed[loop.name] = str(error)
+            say(f"round {number + 1}: {loop.name} in the original: {error}")
+            continue
+        units = plan.count(loop) * loop.calls * loop.at_once
+        measured.samples.append(Sample(loop=loop.name, subject=name, round=number, seconds=seconds, count=units))
+        each = f"{seconds:10.3f} s" if loop.in_seconds else f"{seconds / units * 1000:10.3f} ms per {loop.unit}"
+        say(f"round {number + 1}: {loop.name:<9} {name:<13} {each}")
 
 
 def _once(plan: Plan, loop: Loop, name: SubjectName) -> float:
+    """Seconds of one measurement; what came out is looked at after the clock was read."""
     entrant = plan.entrants[name]
+    words = {"count": str(plan.count(loop)), "bash": str(entrant.bash), "source": str(plan.source)}
     folder = Path(tempfile.mkdtemp(prefix="call-", dir=plan.scratch))
     try:
         entrant.subject.prepare(folder, writes=loop.writes)
-        scripts = [Script(text=_text(plan, loop, entrant), folder=folder)] * loop.at_once
+        scripts = [Script(text=loop.text(words), folder=folder)] * loop.at_once
         started = time.perf_counter()
         answers = [answer for _ in range(loop.calls) for answer in entrant.subject.run(scripts)]
         seconds = time.perf_counter() - started
     finally:
         shutil.rmtree(folder)
     for answer in answers:
-        if answer.exit_code != 0 or (loop.ends is not None and not answer.output.endswith(f"{loop.ends}\n")):
-            end = answer.output[-500:]
-            raise BenchError(f"{loop.name} in {name} ended with status {answer.exit_code} and said at its end: {end!r}")
+        _check(loop, name, answer)
     return seconds
 
 
-def _text(plan: Plan, loop: Loop, entrant: Entrant) -> str:
-    words = {"{count}": str(plan.count(loop)), "{bash}": str(entrant.bash), "{source}": str(plan.source)}
-    text = loop.script
-    for mark, word in words.items():
-        text = text.replace(mark, word)
-    return text
+def _check(loop: Loop, name: SubjectName, answer: Answer) -> None:
+    """A script that broke off early would look fast."""
+    if answer.exit_code == 0 and loop.is_whole(answer.output):
+        return
+    end = answer.output[-_SHOWN:]
+    raise BenchError(f"{loop.name} in {name} ended with status {answer.exit_code} and said at its end: {end!r}")

@@ -7,16 +7,37 @@ import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from bench.client import Answer, Client, Script
+from bench.client import Answer, Script
 from bench.errors import BenchError
+from bench.loops import KEPT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-OPEN = "danger-full-access"
-"""The policy under which both servers start bash without a sandbox: the original has none of its own on Linux."""
+    from bench.client import Client
+
+OPEN: Mapping[str, object] = {"type": "danger-full-access"}
+"""The policy under which both servers start bash without a sandbox: on Linux the original brings none of its own."""
+
+READING: Mapping[str, object] = {"type": "read-only"}
+WRITING: Mapping[str, object] = {
+    "type": "workspace-write",
+    "network_access": False,
+    "exclude_tmpdir_env_var": False,
+    "exclude_slash_tmp": False,
+}
+
+_CHUNK = 1 << 16
+_WRAPPER = "codex-execve-wrapper"
+_PROBES = (
+    # The wrapper's variables are there for what runs, and taken from what is escalated (the rules allow it with `--`).
+    ("printenv EXEC_WRAPPER BASH_EXEC_WRAPPER | tail -n 1; /bin/true && echo ran", rf".*/{_WRAPPER}(-py)?\nran\n"),
+    ("printenv -- EXEC_WRAPPER BASH_EXEC_WRAPPER; echo escalated", r"escalated\n"),
+    ("/bin/true forbidden 2>/dev/null; echo $?", r"1\n"),
+)
+"""Scripts and what they must print: proof that there is interception, so that no figure is of something else."""
 
 
 class Subject(Protocol):
@@ -42,17 +63,14 @@ class Plain:
         """Nothing to say."""
 
     def run(self, scripts: Sequence[Script]) -> list[Answer]:
-        """As :class:`Subject` has it. stdin and the pipe for the output are as the servers make them."""
+        """As :class:`Subject` has it; stdin, and a pipe for the output, are as the servers make them."""
         started = [self._start(script) for script in scripts]
-        answers = []
-        for process in started:
-            output, _ = process.communicate()
-            answers.append(Answer(exit_code=process.returncode, output=output.decode(errors="replace")))
-        return answers
+        return [_finish(process) for process in started]
 
     def _start(self, script: Script) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [str(self.bash), "-c", script.text],
+            bufsize=0,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -61,12 +79,25 @@ class Plain:
         )
 
 
+def _finish(process: subprocess.Popen[bytes]) -> Answer:
+    """Read to the end and keep as much as the servers do."""
+    assert process.stdout is not None
+    kept = bytearray()
+    with process:
+        while data := os.read(process.stdout.fileno(), _CHUNK):
+            if len(kept) < KEPT:
+                kept += data
+    return Answer(exit_code=process.returncode, output=kept.decode(errors="replace"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Served:
     """A server, under one kind of sandbox policy.
 
     Attributes:
-        confined: Whether scripts run in the server's own sandbox: reading only, or writing in the call's folder.
+        client: The connection to it.
+        confined: Whether scripts run in the server's own sandbox: they only read, or write in the call's folder and
+            in the folders for temporary files.
     """
 
     client: Client
@@ -74,10 +105,7 @@ class Served:
 
     def prepare(self, folder: Path, *, writes: bool) -> None:
         """Send the sandbox state."""
-        policy: dict[str, Any] = {"type": OPEN}
-        if self.confined:
-            policy = {"type": "workspace-write", "network_access": False, "exclude_tmpdir_env_var": False}
-            policy = {**policy, "exclude_slash_tmp": False} if writes else {"type": "read-only"}
+        policy = (WRITING if writes else READING) if self.confined else OPEN
         self.client.update({"sandboxPolicy": policy, "sandboxCwd": str(folder)})
 
     def run(self, scripts: Sequence[Script]) -> list[Answer]:
@@ -85,29 +113,24 @@ class Served:
         return self.client.call(scripts)
 
     def bash(self, folder: Path) -> Path:
-        """The patched bash this server uses."""
-        self.prepare(folder, writes=False)
-        (answer,) = self.run([Script(text='readlink "/proc/$$/exe" || echo "$BASH"', folder=folder)])
-        return Path(answer.output.strip())
+        """The patched bash this server uses; where there is no ``/proc``, as bash itself sees it."""
+        output = self._output('readlink "/proc/$$/exe" || echo "$BASH"', folder)
+        return Path(output.strip())
 
     def check(self, folder: Path) -> None:
-        """Make sure that this server intercepts, escalates and forbids, so that no figure is of something else.
+        """Make sure that this server runs, escalates and forbids.
 
         Raises:
             BenchError: It does not.
         """
+        for text, wanted in _PROBES:
+            output = self._output(text, folder)
+            if re.fullmatch(wanted, output) is None:
+                raise BenchError(f"the server does not do what is to be measured: {text} printed {output!r}")
+
+    def _output(self, text: str, folder: Path) -> str:
         self.prepare(folder, writes=False)
-        (wrapper, mine) = ("printenv EXEC_WRAPPER BASH_EXEC_WRAPPER", "codex-execve-wrapper")
-        probes = (
-            # The wrapper's variables are there for what runs, and taken from what is escalated (allowed with `--`).
-            (f"{wrapper} | tail -n 1; /bin/true && echo ran", rf".*/{mine}\nran\n"),
-            (f"{wrapper.replace(' ', ' -- ', 1)}; echo escalated", r"escalated\n"),
-            ("/bin/true forbidden 2>/dev/null; echo $?", r"1\n"),
-        )
-        for text, wanted in probes:
-            (answer,) = self.run([Script(text=text, folder=folder)])
-            if re.fullmatch(wanted, answer.output) is None:
-                raise BenchError(f"the server does not do what is to be measured: {text} printed {answer.output!r}")
+        return self.run([Script(text=text, folder=folder)])[0].output
 
 
 def environment(home: Path) -> dict[str, str]:

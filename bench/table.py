@@ -5,70 +5,87 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bench.errors import BenchError
-from bench.figures import BASELINE, SUBJECTS, judge
+from bench.figures import SUBJECTS, judge
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from bench.figures import Figures, Spread
+    from bench.figures import Figures, Spread, SubjectName
     from bench.loops import Loop
 
 BEGIN = "<!-- figures: written by the session, do not edit -->"
 END = "<!-- end of figures -->"
 
-_HEADS = {
+_HEADS: dict[SubjectName, str] = {
     "plain": "plain bash",
     "peer plain": "plain bash of the original",
     "ours": "ours",
     "ours confined": "ours, in its sandbox",
     "peer": "the original",
 }
+_ADDED: tuple[SubjectName, ...] = ("ours", "ours confined", "peer")
+_NONE = "–"
 
 
-def render(figures: Figures, loops: Sequence[Loop], notes: Sequence[str]) -> str:
-    """Both tables, and what they were measured with."""
+def render(figures: Figures, loops: Sequence[Loop], notes: Iterable[str]) -> str:
+    """All tables and, as paragraphs, what there is to say about them."""
     measured = [loop for loop in loops if figures.rounds(loop.name)]
-    return "\n\n".join(["\n".join(_verdicts(figures)), "\n".join(_totals(figures, measured)), *notes])
+    tables = (_verdicts(figures), _times(figures, measured), _added(figures, measured))
+    return "\n\n".join([*("\n".join(table) for table in tables), *notes])
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _head(first: str, names: Sequence[str]) -> list[str]:
+    return [_row([first, *names]), f"|---|{'--:|' * len(names)}"]
 
 
 def _verdicts(figures: Figures) -> list[str]:
-    rows = ["| target | at most | median of the rounds | lowest to highest | held |", "|---|--:|--:|--:|---|"]
+    rows = _head("target", ["at most", "measured", "lowest to highest round", "held"])
     for verdict in judge(figures):
-        found = verdict.found
-        words = (
-            ("not measured", "", "") if found is None else (f"{found.median:.2f}", _range(found), _yes(verdict.held))
-        )
-        rows.append(f"| {verdict.target.title} | {verdict.target.limit:g} | {' | '.join(words)} |")
+        target, found = verdict.target, verdict.found
+        cells = [target.title, f"{target.limit:g}"]
+        if found is None:
+            cells += ["not measured", _NONE, _NONE]
+        else:
+            cells += [f"{found.median:.2f}", f"{found.low:.2f} to {found.high:.2f}", "yes" if verdict.held else "no"]
+        rows.append(_row(cells))
     return rows
 
 
-def _yes(held: bool) -> str:
-    return "yes" if held else "no"
-
-
-def _range(spread: Spread) -> str:
-    return f"{spread.low:.2f} to {spread.high:.2f}"
-
-
-def _totals(figures: Figures, loops: Sequence[Loop]) -> list[str]:
-    heads = [_HEADS[name] for name in SUBJECTS]
-    extra = ["added, ours", "added, the original", "ours to the original", "rounds"]
-    rows = [f"| | {' | '.join([*heads, *extra])} |", f"|---|{'--:|' * (len(heads) + len(extra))}"]
+def _times(figures: Figures, loops: Sequence[Loop]) -> list[str]:
+    rows = _head("median time", [*(_HEADS[name] for name in SUBJECTS), "rounds"])
     for loop in loops:
         cells = [_time(figures.per_unit(loop.name, name), loop) for name in SUBJECTS]
-        cells += [_time(figures.added(loop.name, name), loop) for name in BASELINE if name != "ours confined"]
-        ratio = figures.ratio(loop.name, "total")
-        cells += ["–" if ratio is None else f"{ratio.median:.2f}", str(figures.rounds(loop.name))]
-        unit = "s" if loop.in_seconds else f"ms per {loop.unit}"
-        rows.append(f"| {loop.title} ({unit}) | {' | '.join(cells)} |")
+        rows.append(_row([_title(loop), *cells, str(figures.rounds(loop.name))]))
     return rows
+
+
+def _added(figures: Figures, loops: Sequence[Loop]) -> list[str]:
+    heads = [*(_HEADS[name] for name in _ADDED), "ours to plain bash", "ours to the original, added", "…, whole"]
+    rows = _head("added to plain bash", heads)
+    for loop in loops:
+        cells = [_time(figures.added(loop.name, name), loop) for name in _ADDED]
+        cells += [_ratio(figures.ratio(loop.name, quantity)) for quantity in ("to plain", "added", "total")]
+        rows.append(_row([_title(loop), *cells]))
+    return rows
+
+
+def _title(loop: Loop) -> str:
+    return f"{loop.title} ({'s' if loop.in_seconds else f'ms per {loop.unit}'})"
 
 
 def _time(spread: Spread | None, loop: Loop) -> str:
     if spread is None:
-        return "–"
+        return _NONE
     return f"{spread.median:.2f}" if loop.in_seconds else f"{spread.median * 1000:.3f}"
+
+
+def _ratio(spread: Spread | None) -> str:
+    return _NONE if spread is None else f"{spread.median:.2f}"
 
 
 def put(path: Path, text: str) -> None:

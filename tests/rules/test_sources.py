@@ -35,7 +35,7 @@ def _files() -> tuple[Path, ...]:
     command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     said = subprocess.run(command, capture_output=True, check=False)
     if said.returncode:  # a source archive: the folders that hold the project
-        folders = ["src", "tests", "packaging", "patches", "docs", "examples", ".github", ".ci"]
+        folders = ["src", "tests", "bench", "packaging", "patches", "docs", "examples", ".github", ".ci"]
         return tuple(path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file())
     names = [ROOT / name.decode() for name in said.stdout.split(b"\0") if name]
     return tuple(path for path in names if path.is_file())
