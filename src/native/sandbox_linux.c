@@ -211,9 +211,11 @@ static const uint32_t never[] = {
     CALL_IO_URING_SETUP, CALL_IO_URING_ENTER, CALL_IO_URING_REGISTER,
 };
 
-/* The original's table. sendmsg, recvmsg, recvfrom, read and write stay: the escalation channel is made of them. */
+/* The original's table but for getpeername, which tells only of a descriptor one has: bash calls it on its stdin, and takes
+ * any error but ENOTSOCK for a network connection, upon which it reads ~/.bashrc. sendmsg, recvmsg, recvfrom, read and write
+ * stay: the escalation channel is made of them. */
 static const uint32_t network[] = {
-    SYS_connect, SYS_accept, SYS_accept4, SYS_bind, SYS_listen, SYS_getpeername, SYS_getsockname, SYS_shutdown,
+    SYS_connect, SYS_accept, SYS_accept4, SYS_bind, SYS_listen, SYS_getsockname, SYS_shutdown,
     SYS_getsockopt, SYS_setsockopt, SYS_sendto, SYS_sendmmsg, SYS_recvmmsg,
 };
 

@@ -152,3 +152,10 @@ def test_a_writable_root_replaced_by_a_link_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="cannot be made writable"):
         call(f"echo x > {outside}/owned", Table(), other, sandbox=confined)
     assert not (outside / "owned").exists()
+
+
+def test_a_confined_shell_reads_no_bashrc(tmp_path: Path) -> None:
+    """bash asks whether its stdin is a network connection; the system call filter must not make it believe so."""
+    (tmp_path / ".bashrc").write_text("echo read by mistake\n")
+    assert call("echo $-", Table(), tmp_path, sandbox=CONFINED).output.strip() in {"hBc", "hc"}
+    assert call("BASH_ENV=$HOME/.bashrc $BASH -c :", Table(), tmp_path, sandbox=CONFINED).output == "read by mistake\n"
