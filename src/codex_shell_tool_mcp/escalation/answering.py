@@ -7,7 +7,6 @@ one turn of the event loop. What has to wait (for a person, the rest of a large 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from codex_shell_tool_mcp.errors import ProtocolError, RemoteProtocolError, ShellToolError
 from codex_shell_tool_mcp.escalation import identity, wire
-from codex_shell_tool_mcp.escalation.channel import Channel, close_all
+from codex_shell_tool_mcp.escalation.channel import (
+    FIRST_READ,
+    Channel,
+    close_all,
+    receive_message,
+    send_at_once,
+)
 from codex_shell_tool_mcp.escalation.environ import escalated_environment
 from codex_shell_tool_mcp.escalation.params import ExecRecord
 from codex_shell_tool_mcp.escalation.policy import (
@@ -29,7 +34,7 @@ from codex_shell_tool_mcp.escalation.policy import (
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable, Coroutine
     from pathlib import Path
 
     from codex_shell_tool_mcp.escalation.policy import EscalationPolicy
@@ -59,6 +64,9 @@ MAX_RECORDED_WORDS, MAX_RECORDED_CHARACTERS = 64, 512
 """What is remembered of an argument vector, and of each word: it can be megabytes."""
 
 
+_RUN = wire.encode(wire.Run())
+
+
 class _Open:
     """How many requests this process has open, over all calls."""
 
@@ -66,29 +74,52 @@ class _Open:
 
 
 class _Exec:
-    """One exec that is being answered. Owns the channel and whatever descriptors came by it.
+    """One exec that is being answered. Owns the stream and whatever descriptors came by it.
 
-    Once :attr:`request` is there, ``asked`` is what the policy sees of it and ``before`` the state its file was in
-    before anybody decided.
+    ``request`` is there once all of it is; ``asked`` then is what the policy sees of it, and ``before`` the state its
+    file was in before anybody decided.
     """
 
-    def __init__(self, channel: Channel) -> None:
-        self.channel = channel
+    __slots__ = ("action", "asked", "before", "data", "descriptors", "request", "stream", "undecided")
+
+    def __init__(self, stream: socket.SocketType) -> None:
+        self.stream = stream
+        self.data = b""
+        self.descriptors: tuple[int, ...] = ()
         self.request: wire.Request | None = None
+        self.asked: ExecRequest
+        self.before: os.stat_result | None
         self.action: EscalateAction | None = None
         self.undecided: ShellToolError | None = None
-        self.asked: ExecRequest
-        self.before: identity.Fingerprint | None
 
-    def take(self, request: wire.Request, writable: tuple[Path, ...] | None) -> None:
+    def receive(self) -> wire.Request | None:
+        """The request, if it is here already. Raises RemoteProtocolError, and OSError as recvmsg(2)."""
+        try:
+            data, self.descriptors = receive_message(self.stream, FIRST_READ, most=2)
+        except BlockingIOError:
+            return None
+        request = wire.whole_request(data, self.descriptors)
+        if request is None:
+            self.data = data
+        return request
+
+    def take(self, request: wire.Request, roots: identity.Roots | None) -> None:
         self.request = request
-        self.before = None if request.program is None else identity.fingerprint(request.program)
-        self.asked = describe(request, writable)
+        self.before = None if request.program is None else os.fstat(request.program)
+        self.asked = describe(request, self.before, roots)
+
+    def channel(self) -> Channel:
+        """The stream as a channel that goes on where the session stands; owns what :meth:`close` would have closed."""
+        state = "start" if self.request is None else "asked"
+        channel = Channel(self.stream, wire.Connection(party=wire.Party.SERVICE, state=state), most=2)
+        if self.request is None and self.data:
+            channel.connection.receive_data(self.data, self.descriptors)
+            self.data, self.descriptors = b"", ()
+        return channel
 
     def close(self) -> None:
-        if self.request is not None:
-            close_all(self.request.descriptors)
-        self.channel.close()
+        close_all(self.descriptors)
+        self.stream.close()
 
 
 @dataclass(kw_only=True)
@@ -109,10 +140,12 @@ class EscalateServer:
     records: list[ExecRecord] = field(default_factory=list)
     decided: int = 0
     _answering: int = 0
+    _roots: identity.Roots | None = field(init=False, repr=False)
     _decide_at_once: Callable[[ExecRequest], EscalateAction | None] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Find out once whether the policy can decide at once."""
+        """Find out what is the same for all execs."""
+        self._roots = None if self.writable is None else identity.Roots.of(self.writable)
         policy = self.policy
         self._decide_at_once = _not_at_once
         if isinstance(policy, ImmediateEscalationPolicy):
@@ -122,11 +155,13 @@ class EscalateServer:
         """Answer execs until cancelled; then every open session ends unanswered and its exec does not happen."""
         async with asyncio.TaskGroup() as sessions:
 
-            def take(stream: socket.socket) -> None:
-                one = _Exec(Channel(stream, wire.Connection(party=wire.Party.SERVICE), most=2))
+            def take(stream: socket.SocketType) -> None:
+                one = _Exec(stream)
                 if self._answer_at_once(one):
                     one.close()
                 else:
+                    self._answering += 1
+                    _Open.count += 1
                     sessions.create_task(self._session(one))
 
             await self.supervision.rendezvous.serve(take, self._is_busy)
@@ -135,72 +170,79 @@ class EscalateServer:
         return self._answering >= OWN_SESSIONS and (self._answering >= MAX_SESSIONS or _Open.count >= MAX_OPEN)
 
     def _answer_at_once(self, one: _Exec) -> bool:
-        """Whether nothing is left to do: answered, or dropped for what is wrong with it."""
-        with _dropping():
-            request = one.channel.receive_at_once()
+        """Whether nothing is left to do: it was answered, or dropped for what is wrong with it."""
+        try:
+            request = one.receive()
             if request is None:
-                return self._leave()
-            one.take(request, self.writable)
-            try:
-                one.action = self._decide_at_once(one.asked)
-            except ShellToolError as error:
-                one.undecided = error
+                return False
+            one.take(request, self._roots)
+            one.action = self._decide_at_once(one.asked)
             if one.action is None:
-                return self._leave()
+                return False
             self._record(one.asked, one.action)
             if not isinstance(one.action, Run):
-                return self._leave()
-            one.channel.send_at_once(wire.Run())
+                return False
+            send_at_once(one.stream, _RUN)
+        except ShellToolError as error:
+            if isinstance(error, ProtocolError):
+                _drop(error)
+            else:
+                one.undecided = error
+                return False
+        except Exception as error:  # noqa: BLE001 - see _drop
+            _drop(error)
         return True
-
-    def _leave(self) -> bool:
-        """Count an exec that is left to a task."""
-        self._answering += 1
-        _Open.count += 1
-        return False
 
     async def _session(self, one: _Exec) -> None:
         """Answer what could not be answered at once."""
+        channel = None
         try:
-            with _dropping():
-                await self._answer(one)
+            channel = one.channel()
+            await self._answer(one, channel)
+        except Exception as error:  # noqa: BLE001 - see _drop
+            _drop(error)
         finally:
             self._answering -= 1
             _Open.count -= 1
+            if channel is not None:
+                channel.close()
             one.close()
 
-    async def _answer(self, one: _Exec) -> None:
+    async def _answer(self, one: _Exec, channel: Channel) -> None:
         if one.request is None:
             async with asyncio.timeout(HALF_OPEN_DEADLINE):
-                request = await one.channel.receive()
+                request = await channel.receive()
             if not isinstance(request, wire.Request):
                 return  # it closed; the state table leaves nothing else
-            one.take(request, self.writable)
+            one.descriptors = request.descriptors
+            if channel.connection.has_more():
+                raise RemoteProtocolError("more than a request")
+            one.take(request, self._roots)
         try:
             if one.undecided is not None:
                 raise one.undecided
             if one.action is None:
-                one.action = await _unless_gone(one.channel, self.policy.determine_action(one.asked))
+                one.action = await _unless_gone(channel, self.policy.determine_action(one.asked))
                 if one.action is None:
                     return
                 self._record(one.asked, one.action)
-            await self._carry_out(one, one.action)
+            await self._carry_out(one, one.action, channel)
         except ProtocolError:
             raise
         except ShellToolError as error:
-            await one.channel.send(wire.Error(reason=str(error)))
+            await channel.send(wire.Error(reason=str(error)))
 
     def _record(self, asked: ExecRequest, action: EscalateAction) -> None:
         self.decided += 1
         if len(self.records) < MAX_RECORDS:
             self.records.append(ExecRecord(request=_shortened(asked), action=action))
 
-    async def _carry_out(self, one: _Exec, action: EscalateAction) -> None:
+    async def _carry_out(self, one: _Exec, action: EscalateAction, channel: Channel) -> None:
         match action:
             case Run():
-                await one.channel.send(wire.Run())
+                await channel.send(wire.Run())
             case Deny(reason=reason):
-                await one.channel.send(wire.Deny(reason=reason))
+                await channel.send(wire.Deny(reason=reason))
             case Escalate():
                 await self._escalate(one)
 
@@ -216,12 +258,12 @@ class EscalateServer:
         script = identity.is_script(request.program)
         copy = identity.sealed_copy(request.program) if script and asked.writable_by_sandbox else None
         try:
-            if identity.fingerprint(request.program) != one.before:
+            if identity.fingerprint(request.program) != identity.fingerprint_of(one.before):
                 raise ShellToolError("it was changed while it was being decided")
             program = request.program if copy is None else copy
             await self.supervision.spawn(
                 replace(request, program=program, env=escalated_environment(request.env)),
-                one.channel.socket.fileno(),
+                one.stream.fileno(),
                 path=os.fsencode(asked.resolved),
                 decided=identity.fingerprint(program),
                 by_path=script and copy is None,
@@ -234,20 +276,19 @@ def _not_at_once(asked: ExecRequest) -> None:
     """For a policy that knows no other way than to be awaited."""
 
 
-@contextlib.contextmanager
-def _dropping() -> Iterator[None]:
+def _drop(error: Exception) -> None:
     """What goes wrong with one exec must not take the call with it: unanswered, the exec does not happen."""
-    try:
-        yield
-    except (RemoteProtocolError, OSError, TimeoutError) as error:
+    if isinstance(error, (RemoteProtocolError, OSError, TimeoutError)):
         _LOG.info("an exec request was dropped: %r", error)
-    except Exception:  # noqa: BLE001 - every bug counts; cancelling is none
-        _LOG.exception("an exec could not be decided: this is a bug")
+    else:
+        _LOG.error("an exec could not be decided: this is a bug", exc_info=error)
 
 
 def _shortened(asked: ExecRequest) -> ExecRequest:
-    words = tuple(word[:MAX_RECORDED_CHARACTERS] for word in asked.argv[:MAX_RECORDED_WORDS])
-    return asked if words == asked.argv else replace(asked, argv=words)
+    argv = asked.argv
+    if len(argv) <= MAX_RECORDED_WORDS and max(map(len, argv), default=0) <= MAX_RECORDED_CHARACTERS:
+        return asked
+    return replace(asked, argv=tuple(word[:MAX_RECORDED_CHARACTERS] for word in argv[:MAX_RECORDED_WORDS]))
 
 
 async def _unless_gone(channel: Channel, deciding: Coroutine[object, object, _T]) -> _T | None:
@@ -263,20 +304,25 @@ async def _unless_gone(channel: Channel, deciding: Coroutine[object, object, _T]
         await asyncio.gather(decision, gone, return_exceptions=True)
 
 
-def describe(request: wire.Request, writable: tuple[Path, ...] | None) -> ExecRequest:
+def describe(request: wire.Request, status: os.stat_result | None, roots: identity.Roots | None) -> ExecRequest:
     """A request as the policy sees it.
 
     The wrapper runs on the script's side, so its words are claims. What a descriptor came for is named by the path that
     leads to that very file here; the name that was used counts only if it leads there as well.
+
+    Args:
+        request: What the wrapper sent.
+        status: What fstat(2) says of the program's descriptor; ``None`` without one.
+        roots: Where the sandboxed side can write; ``None`` = everywhere.
     """
     claimed = os.fsdecode(request.cwd) or None
     cwd = claimed if request.cwd_descriptor is None else identity.path_of(request.cwd_descriptor)
     file = os.fsdecode(request.file)
     program = identity.absolute(file, cwd)
     resolved = None
-    if request.program is not None:
-        resolved = identity.path_of(request.program)
-        if resolved is not None and not identity.leads_to(program, request.program):
+    if request.program is not None and status is not None:
+        resolved = identity.path_of(request.program, status)
+        if resolved is not None and program != resolved and not identity.leads_to(program, status):
             program = resolved
     return ExecRequest(
         file=file,
@@ -284,5 +330,5 @@ def describe(request: wire.Request, writable: tuple[Path, ...] | None) -> ExecRe
         resolved=resolved,
         argv=tuple(os.fsdecode(argument) for argument in request.argv),
         cwd=cwd,
-        writable_by_sandbox=writable is not None and not identity.name_is_trusted(program, resolved, writable),
+        writable_by_sandbox=roots is not None and not identity.name_is_trusted(program, resolved, roots),
     )

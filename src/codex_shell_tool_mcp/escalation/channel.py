@@ -24,6 +24,8 @@ _CLOEXEC = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))
 _RECEIVING = _CLOEXEC | int(socket.MSG_DONTWAIT)
 _SENDING = int(getattr(socket, "MSG_NOSIGNAL", 0)) | int(socket.MSG_DONTWAIT)
 _TRUNCATED = int(socket.MSG_CTRUNC)
+_SOCKET_LEVEL, _SCM_RIGHTS = int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS)
+_UNIX, _STREAM = int(socket.AF_UNIX), int(socket.SOCK_STREAM)
 
 _ROOM = tuple(socket.CMSG_SPACE(most * array.array("i").itemsize) for most in range(wire.MAX_DESCRIPTORS_PER_FRAME + 1))
 """Ancillary room for that many descriptors."""
@@ -43,6 +45,8 @@ FLOOD_PAUSE = 0.01
 TURN = 0.002
 """Seconds after which a call that is asked about one exec after the other lets the rest of the server have its turn."""
 
+_HELLO = bytes((wire.VERSION,))
+
 FIRST_READ = 64 * 1024
 """Bytes of a request that are read at once: argv and environment of nearly every exec."""
 
@@ -51,8 +55,8 @@ def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> tuple[tuple[int, ..
     """The descriptors of a received message, all close-on-exec, and whether nothing else came with it."""
     received, pure = array.array("i"), True
     for level, kind, data in ancillary:
-        pure = pure and (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
-        if level == socket.SOL_SOCKET and kind in {socket.SCM_RIGHTS, _SCM_PIDFD}:
+        pure = pure and level == _SOCKET_LEVEL and kind == _SCM_RIGHTS
+        if level == _SOCKET_LEVEL and kind in (_SCM_RIGHTS, _SCM_PIDFD):
             received.frombytes(data[: len(data) - len(data) % received.itemsize])
     for descriptor in received if not _CLOEXEC else ():
         os.set_inheritable(descriptor, False)
@@ -67,7 +71,7 @@ def close_all(descriptors: tuple[int, ...]) -> None:
 
 
 def receive_message(
-    sock: socket.socket, size: int, most: int = wire.MAX_DESCRIPTORS_PER_FRAME
+    sock: socket.SocketType, size: int, most: int = wire.MAX_DESCRIPTORS_PER_FRAME
 ) -> tuple[bytes, tuple[int, ...]]:
     """One ``recvmsg`` of at most ``size`` bytes with at most ``most`` descriptors. Never waits.
 
@@ -85,10 +89,20 @@ def receive_message(
     return data, descriptors
 
 
-def send_message(sock: socket.socket, data: bytes | memoryview, descriptors: tuple[int, ...]) -> int:
+def send_message(sock: socket.SocketType, data: bytes | memoryview, descriptors: tuple[int, ...]) -> int:
     """One ``sendmsg`` that never waits; returns how many bytes went."""
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
     return sock.sendmsg([data], ancillary, _SENDING)
+
+
+def send_at_once(sock: socket.SocketType, data: bytes) -> None:
+    """Send a few bytes without waiting.
+
+    Raises:
+        OSError: They do not fit, for the peer has filled the socket, or it is gone.
+    """
+    if sock.send(data, _SENDING) != len(data):
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
 
 def _resolve(future: asyncio.Future[None]) -> None:
@@ -108,7 +122,7 @@ async def _ready(add: Callable[..., None], remove: Callable[[int], object], desc
 class Channel:
     """A stream socket that speaks one side of the wire format. Owns the socket."""
 
-    def __init__(self, sock: socket.socket, connection: wire.Connection, *, most: int) -> None:
+    def __init__(self, sock: socket.SocketType, connection: wire.Connection, *, most: int) -> None:
         """Take over ``sock``, which becomes non-blocking; no message may bring more than ``most`` descriptors."""
         sock.setblocking(False)
         self._most = most
@@ -133,35 +147,6 @@ class Channel:
             close_all(self.connection.unclaimed())
             raise
         return event
-
-    def receive_at_once(self) -> wire.Request | None:
-        """The request of an exec if all of it is here already, and nothing else; ``None`` if more has to come.
-
-        Raises:
-            RemoteProtocolError: As :meth:`receive`.
-        """
-        try:
-            data, descriptors = receive_message(self.socket, FIRST_READ, self._most)
-        except BlockingIOError:
-            return None
-        self.connection.receive_data(data, descriptors)
-        event = self.connection.next_event()
-        if not isinstance(event, wire.Request):
-            return None  # the state table leaves no other frame
-        if self.connection.has_more():
-            close_all(event.descriptors)
-            raise RemoteProtocolError("more than a request")
-        return event
-
-    def send_at_once(self, frame: wire.Frame) -> None:
-        """Send a small frame without descriptors.
-
-        Raises:
-            OSError: It does not fit: the peer has filled the socket, or is gone.
-        """
-        data = self.connection.send(frame)
-        if self.socket.send(data, _SENDING) != len(data):
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     async def send(self, frame: wire.Frame) -> None:
         """Send a frame; its descriptors stay open here."""
@@ -216,7 +201,7 @@ class Rendezvous:
         self._rest: asyncio.TimerHandle | None = None
         self._broken: asyncio.Future[None] = self._loop.create_future()
 
-    async def serve(self, take: Callable[[socket.socket], None], busy: Callable[[], bool]) -> None:
+    async def serve(self, take: Callable[[socket.SocketType], None], busy: Callable[[], bool]) -> None:
         """Give every exec's stream to ``take`` as it comes, until cancelled. Nothing comes while ``busy``.
 
         Whatever else arrives is dropped and closed: any descendant can write here.
@@ -271,17 +256,20 @@ class Rendezvous:
         return True
 
 
-def _stream(data: bytes, descriptors: tuple[int, ...]) -> socket.socket | None:
-    """The stream a datagram carries, or ``None`` (everything closed) if it is not a good one."""
-    if data != bytes((wire.VERSION,)) or len(descriptors) != 1:
+def _stream(data: bytes, descriptors: tuple[int, ...]) -> socket.SocketType | None:
+    """The stream a datagram carries, or ``None`` (everything closed) if it is not a good one.
+
+    Not a ``socket.socket``: of that, every attribute and every call that makes one costs more than the kernel's part.
+    """
+    if data != _HELLO or len(descriptors) != 1:
         close_all(descriptors)
         return None
     try:
-        stream = socket.socket(fileno=descriptors[0])
+        stream = socket.SocketType(fileno=descriptors[0])
     except OSError:  # not a socket
         close_all(descriptors)
         return None
-    if stream.family != socket.AF_UNIX or stream.type != socket.SOCK_STREAM:
+    if stream.family != _UNIX or stream.type != _STREAM:
         stream.close()
         return None
     return stream

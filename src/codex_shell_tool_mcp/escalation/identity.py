@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
     from pathlib import Path
 
 MAX_LINKS = 40
@@ -38,7 +38,11 @@ class Fingerprint:
 
 def fingerprint(descriptor: int) -> Fingerprint:
     """The file's state now. Raises OSError as fstat(2)."""
-    status = os.fstat(descriptor)
+    return fingerprint_of(os.fstat(descriptor))
+
+
+def fingerprint_of(status: os.stat_result) -> Fingerprint:
+    """The state that fstat(2) found."""
     return Fingerprint(
         device=status.st_dev,
         inode=status.st_ino,
@@ -48,25 +52,30 @@ def fingerprint(descriptor: int) -> Fingerprint:
     )
 
 
-def path_of(descriptor: int) -> str | None:
+def path_of(descriptor: int, status: os.stat_result | None = None) -> str | None:
     """The absolute path that leads to an open file, links followed; ``None`` if none does, here and now.
 
     What proc(5) shows is a claim: the opener may live in another mount namespace, or the name may be gone and another
     file have it. So it is looked up, and counts only if it is that file.
+
+    Args:
+        descriptor: The open file.
+        status: What fstat(2) says of it, if that is known.
     """
     try:
         path = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115 - once per exec, no object
     except OSError:
         path = _path_by_fcntl(descriptor) or ""
-    return path if path.startswith("/") and leads_to(path, descriptor) else None
+    return path if path.startswith("/") and leads_to(path, status or os.fstat(descriptor)) else None
 
 
-def leads_to(path: str, descriptor: int) -> bool:
-    """Whether ``path``, which is absolute, is the open file for this process as well."""
+def leads_to(path: str, status: os.stat_result) -> bool:
+    """Whether ``path``, which is absolute, is for this process as well the open file that has this ``status``."""
     try:
-        return os.path.samestat(os.stat(path), os.fstat(descriptor))  # noqa: PTH116 - one look, no object
+        found = os.stat(path)  # noqa: PTH116 - one look, no object
     except (OSError, ValueError):
         return False
+    return found.st_ino == status.st_ino and found.st_dev == status.st_dev
 
 
 def _path_by_fcntl(descriptor: int) -> str | None:
@@ -100,21 +109,38 @@ def is_script(descriptor: int) -> bool:
         os.close(again)
 
 
-def name_is_trusted(program: str, resolved: str | None, roots: Sequence[Path]) -> bool:
+@dataclass(frozen=True, kw_only=True)
+class Roots:
+    """Folders that the sandboxed side can write, free of links. Made once a call, asked with each exec."""
+
+    names: frozenset[str]
+    prefixes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, roots: Iterable[Path]) -> Roots:
+        """Follow the links of ``roots`` as they are now: what the sandbox was bound to does not change with a name."""
+        names = frozenset(os.path.realpath(root) for root in roots)
+        return cls(names=names, prefixes=tuple(name if name == "/" else name + "/" for name in sorted(names)))
+
+    def hold(self, path: str) -> bool:
+        """Whether ``path``, already free of links, lies at or below one of them."""
+        return path in self.names or path.startswith(self.prefixes)
+
+
+def name_is_trusted(program: str, resolved: str | None, roots: Roots) -> bool:
     """Whether the sandboxed side had no hand in what the name ``program`` leads to.
 
     The file itself must lie outside ``roots``, and so must every folder gone through and every link followed on the
     way: ``ln -s /bin/bash ./git`` gives an untouched file a name that a rule trusts. The server walks the way itself,
     and must end at ``resolved``; through ``/proc`` it means another file to every process, so that is no way.
     """
-    real_roots = [os.path.realpath(root) for root in roots]
-    if resolved is None or _is_below_any(resolved, real_roots):
+    if resolved is None or roots.hold(resolved):
         return False
     place, ahead, links = "", deque(part for part in program.split("/") if part), 0
     while ahead:
         part = ahead.popleft()
         place = place.rpartition("/")[0] if part == ".." else f"{place}/{part}"
-        if place == "/proc" or _is_below_any(place, real_roots):
+        if place == "/proc" or roots.hold(place):
             return False
         try:
             target = os.readlink(place) if place else ""  # noqa: PTH115 - once per part of every path
@@ -128,10 +154,6 @@ def name_is_trusted(program: str, resolved: str | None, roots: Sequence[Path]) -
         ahead.extendleft(reversed([part for part in target.split("/") if part and part != "."]))
         place = "" if target.startswith("/") else place.rpartition("/")[0]
     return place == resolved
-
-
-def _is_below_any(path: str, real_roots: Sequence[str]) -> bool:
-    return any(root in {"/", path} or path.startswith(root + "/") for root in real_roots)
 
 
 def sealed_copy(descriptor: int) -> int:
@@ -156,8 +178,3 @@ def sealed_copy(descriptor: int) -> int:
         os.close(copy)
         raise
     return copy
-
-
-def is_below(path: str, roots: Iterable[Path]) -> bool:
-    """Whether ``path``, already free of links, lies at or below one of ``roots`` (whose links are followed here)."""
-    return _is_below_any(path, [os.path.realpath(root) for root in roots])

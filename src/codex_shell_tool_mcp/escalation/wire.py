@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 
 from codex_shell_tool_mcp.errors import LocalProtocolError, RemoteProtocolError
@@ -598,7 +598,7 @@ class Finished(_Plain):
         return cls(ended=_unpack(_U32, payload)[0])
 
 
-class Party(Enum):
+class Party(StrEnum):  # of str, for its members are looked up in the tables below with every frame
     """Who speaks. On a stream the service is the server and, once it has handed the session over, the supervisor."""
 
     CLIENT = "client"
@@ -695,6 +695,21 @@ def encode(frame: Frame) -> bytes:
     if len(payload) + 1 > MAX_LENGTH:
         raise LocalProtocolError(f"a frame of {len(payload) + 1} bytes; at most {MAX_LENGTH} can be sent")
     return HEADER.pack(len(payload) + 1) + bytes((frame.TYPE,)) + payload
+
+
+def whole_request(data: bytes, descriptors: tuple[int, ...]) -> Request | None:
+    """The REQUEST that ``data`` is, header included; ``None`` if it is not exactly one frame of that type.
+
+    A shortcut past :class:`Connection`, which says the same of these bytes, for what is asked with every exec.
+
+    Raises:
+        RemoteProtocolError: It is a REQUEST that breaks the format.
+    """
+    start = HEADER.size + 1
+    if len(data) < start or data[HEADER.size] != Request.TYPE:
+        return None
+    (length,) = HEADER.unpack_from(data)
+    return Request.parse(data[start:], descriptors) if len(data) == HEADER.size + length <= MAX_LENGTH else None
 
 
 @dataclass(kw_only=True)

@@ -135,6 +135,8 @@ class Evaluation:
 
         A rule comes before the heuristics.
         """
+        if len(self.matched_rules) == 1:
+            return self.matched_rules[0]
         candidates = [match for match in self.matched_rules if match.decision == self.decision]
         return max(reversed(candidates), key=_prefix_length)
 
@@ -258,6 +260,10 @@ class Policy:
             if rule.matches(command):
                 yield _match(rule, command, resolved_program=path)
 
+    def has_rules_for(self, names: Iterable[str]) -> bool:
+        """Whether any rule's first token is one of ``names``."""
+        return not self._by_program.keys().isdisjoint(names)
+
     def may_stand_for_name(self, path: str) -> bool:
         """Whether ``host_executable`` lets ``path`` stand for its basename; without an entry any path may."""
         listed = self.host_executables.get(basename(path))
@@ -293,22 +299,35 @@ def evaluate_exec(
         heuristics: Decides an exec that no rule matches; it is asked about the basename and the arguments (the
             absolute path with ``preserve_program_paths``).
     """
-    arguments = tuple(argv[1:])
     paths = (program,) if resolved is None or resolved == program else (program, resolved)
-    found = list(policy.exact_matches((program, *arguments)))
-    allow_by_name = name_may_allow and not found and policy.may_stand_for_name(program)
-    for path in paths[1:]:
-        found += _stricter(policy.exact_matches((path, *arguments)))
-    if not preserve_program_paths:
-        by_name = policy.name_matches(program, arguments)
-        found += by_name if allow_by_name else _stricter(by_name)
-        for path in paths[1:]:
-            if basename(path) != basename(program):
-                found += _stricter(policy.name_matches(path, arguments))
-    if found:
-        return Evaluation.of(tuple(found))
+    names = paths if preserve_program_paths else (*paths, *map(basename, paths))
+    arguments = tuple(argv[1:])
+    if policy.has_rules_for(names):  # most execs are of programs that no rule speaks of
+        found = _exec_matches(
+            policy, paths, arguments, by_name=not preserve_program_paths, name_may_allow=name_may_allow
+        )
+        if found:
+            return Evaluation.of(tuple(found))
     unmatched = (program if preserve_program_paths else basename(program), *arguments)
     return Evaluation.of((HeuristicsRuleMatch(command=unmatched, decision=heuristics(unmatched)),))
+
+
+def _exec_matches(
+    policy: Policy, paths: Sequence[str], arguments: tuple[str, ...], *, by_name: bool, name_may_allow: bool
+) -> list[PrefixRuleMatch]:
+    """The matches that count for an exec; ``paths`` are the invoked one and, if that differs, the file's own."""
+    program, others = paths[0], paths[1:]
+    found = list(policy.exact_matches((program, *arguments)))
+    allow_by_name = name_may_allow and not found and policy.may_stand_for_name(program)
+    for path in others:
+        found += _stricter(policy.exact_matches((path, *arguments)))
+    if by_name:
+        named = policy.name_matches(program, arguments)
+        found += named if allow_by_name else _stricter(named)
+        for path in others:
+            if basename(path) != basename(program):
+                found += _stricter(policy.name_matches(path, arguments))
+    return found
 
 
 def _stricter(matches: Iterable[PrefixRuleMatch]) -> Iterator[PrefixRuleMatch]:

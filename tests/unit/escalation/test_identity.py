@@ -73,13 +73,17 @@ def test_is_script(tmp_path: Path, content: bytes, expected: bool) -> None:
         os.close(descriptor)
 
 
-def test_is_below_follows_the_links_of_the_roots(tmp_path: Path) -> None:
+def test_roots_follow_their_links_and_hold_what_is_below(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "root").symlink_to("real")
-    inside = str(tmp_path.resolve() / "real" / "git")
-    assert identity.is_below(inside, (tmp_path / "root",))
-    assert not identity.is_below(f"{inside}x/../../other", (tmp_path / "elsewhere",))
-    assert not identity.is_below(str(tmp_path.resolve() / "realistic"), (tmp_path / "root",))
+    real = tmp_path.resolve() / "real"
+    roots = identity.Roots.of((tmp_path / "root",))
+    assert roots.hold(str(real))
+    assert roots.hold(str(real / "git"))
+    assert not roots.hold(f"{real}istic")
+    assert not roots.hold(str(real.parent))
+    assert identity.Roots.of((real, real.parents[-1])).hold("/usr")
+    assert not identity.Roots.of(()).hold("/usr")
 
 
 @pytest.fixture
@@ -104,7 +108,7 @@ def places(tmp_path: Path) -> tuple[Path, Path]:
 @pytest.mark.parametrize("name", ["safe/real", "safe/alias", "safe/absolute", "safe/../safe/alias"])
 def test_names_out_of_reach_are_trusted(places: tuple[Path, Path], name: str) -> None:
     root, safe = places
-    assert identity.name_is_trusted(str(root.parent / name), str(safe / "real"), (root,))
+    assert identity.name_is_trusted(str(root.parent / name), str(safe / "real"), identity.Roots.of((root,)))
 
 
 @pytest.mark.parametrize(
@@ -113,14 +117,14 @@ def test_names_out_of_reach_are_trusted(places: tuple[Path, Path], name: str) ->
 def test_names_within_reach_are_not(places: tuple[Path, Path], name: str) -> None:
     root, safe = places
     for resolved in (str(safe / "real"), os.path.realpath(root.parent / name), None):
-        assert not identity.name_is_trusted(str(root.parent / name), resolved, (root,))
+        assert not identity.name_is_trusted(str(root.parent / name), resolved, identity.Roots.of((root,)))
 
 
 def test_names_through_proc_are_not(places: tuple[Path, Path]) -> None:
     root, safe = places
-    assert not identity.name_is_trusted(f"/proc/self/root{safe}/real", str(safe / "real"), (root,))
+    assert not identity.name_is_trusted(f"/proc/self/root{safe}/real", str(safe / "real"), identity.Roots.of((root,)))
 
 
 def test_a_name_that_leads_elsewhere_by_now_is_not(places: tuple[Path, Path]) -> None:
     root, safe = places
-    assert not identity.name_is_trusted(str(safe / "alias"), str(safe / "other"), (root,))
+    assert not identity.name_is_trusted(str(safe / "alias"), str(safe / "other"), identity.Roots.of((root,)))
