@@ -61,6 +61,7 @@ def test_small_limits(limit: int) -> None:
 def test_invalid_utf8_is_replaced() -> None:
     assert kept([b"a\xffb\xe2\x82"], 100) == "a\ufffdb\ufffd"
     assert kept([b"\x80" * 9], 4) == "\ufffd\ufffd\n[... 7 bytes of output left out ...]\n"
+    assert kept([b"\x80" * 30], 10) == "\ufffd" * 5 + "\n[... 23 bytes of output left out ...]\n" + "\ufffd" * 2
 
 
 def test_no_character_is_cut_in_two() -> None:
@@ -160,6 +161,7 @@ def test_an_open_pipe_is_given_up_after_silence() -> None:
 def test_what_was_printed_before_does_not_shorten_the_silence() -> None:
     def write(_: OutputCapture, write_end: int) -> None:
         os.write(write_end, b"started\n")
+        fake_time.loop().pass_unseen(10)
         later([QUIET - 0.01], write_end)
 
     text, took = capturing(write)
@@ -210,11 +212,12 @@ def test_a_flood_keeps_nobody_waiting() -> None:
     asyncio.run(scenario())
 
 
-def test_memory_is_what_is_kept_and_one_read() -> None:
+@pytest.mark.parametrize("limit", [1000, 10 * CHUNK])
+def test_memory_is_what_is_kept_and_one_read(limit: int) -> None:
     """Whatever the volume: nothing but the two parts is held."""
-    ends = Ends(1000)
+    ends = Ends(limit)
     with Path("/dev/zero").open("rb", buffering=0) as endless:
         for _ in range(2000):
             ends.read(endless.fileno())
-    assert len(ends._head) + len(ends._ring) <= 500 + CHUNK
+    assert len(ends._head) + len(ends._ring) <= max(limit, limit // 2 + CHUNK)
     assert "bytes of output left out" in ends.text()
