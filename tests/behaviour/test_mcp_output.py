@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from support.clients import Installation
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from support.clients import Installation, Raw
+    from support.clients import Raw
 
 MARKER = re.compile(r"\n\[\.\.\. (\d+) bytes of output left out \.\.\.\]\n")
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raw]:
-    """One server for all tests that do not harm it; everything of the name ``outside`` is escalated."""
+    """One server for all tests that do not harm it; ``tac`` is escalated."""
     installation = make(tmp_path_factory.mktemp("output"))
     installation.rules('prefix_rule(pattern=["tac"], decision="allow")\n')
     with installation.raw() as server:
@@ -27,8 +29,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raw]:
 
 def make(folder: Path) -> Installation:
     """A server of its own in ``folder``."""
-    from support.clients import Installation  # noqa: PLC0415 - for the type checker it is only a type
-
     for name in ("home", "work"):
         (folder / name).mkdir()
     return Installation(home=folder / "home", workdir=folder / "work")

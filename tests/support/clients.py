@@ -133,8 +133,10 @@ class Installation:
         return cast("dict[str, Any]", self.use(work))
 
     @contextmanager
-    def raw(self, *, shake_hands: bool = True, **capabilities: object) -> Iterator[Raw]:
-        """Start it and talk to it line by line."""
+    def raw(
+        self, *, shake_hands: bool = True, inherited: tuple[int, ...] = (), **capabilities: object
+    ) -> Iterator[Raw]:
+        """Start it, with these descriptors of ours, and talk to it line by line."""
         with (
             self.log.open("a") as log,
             subprocess.Popen(
@@ -144,6 +146,7 @@ class Installation:
                 stderr=log,
                 env=self.environment(),
                 cwd="/",
+                pass_fds=inherited,
                 start_new_session=True,
             ) as process,
         ):

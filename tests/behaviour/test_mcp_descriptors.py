@@ -1,0 +1,199 @@
+"""What is open where: nothing of the server's in any child, nothing of one call's in another, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.built import built
+from support.clients import Installation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from support.clients import Raw
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="/proc/PID/fd is Linux's; macOS does not list another's"
+)
+
+LIST = "ls -l /proc/self/fd | sed -n 's/.* \\([0-9]*\\) -> /\\1 /p'"
+"""What a program has open, ``ls`` being that program: a line each, number and name."""
+
+DIRECTORY = re.compile(r"/proc/\d+/fd")
+"""What ``ls`` itself has open, of its own."""
+
+
+def parsed(text: str) -> dict[int, str]:
+    """Number → name, without what ``ls`` opened."""
+    found = dict(line.split(" ", 1) for line in text.splitlines())
+    return {int(number): name for number, name in found.items() if not DIRECTORY.fullmatch(name)}
+
+
+def kinds(found: dict[int, str]) -> dict[int, str]:
+    """The same, less what tells one pipe or socket from another."""
+    return {number: re.sub(r":\[\d+\]$", "", name) for number, name in found.items()}
+
+
+def of_process(pid: int) -> dict[int, str]:
+    """What another process has open."""
+    return {int(entry.name): str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+
+
+def stock(script: str, folder: Path) -> str:
+    """What the script prints in the unpatched shell, its stdio as a call's: nothing in, one pipe out."""
+    done = subprocess.run(
+        [built().bash_stock, "-c", script],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=folder,
+        check=True,
+    )
+    return done.stdout.decode()
+
+
+@pytest.fixture(scope="module")
+def foreign() -> Iterator[tuple[int, ...]]:
+    """Descriptors of the server's parent, inheritable: a file, a pipe, both ends of a socketpair, one high number."""
+    with ExitStack() as stack:
+        numbers = [os.open("/dev/zero", os.O_RDONLY), *os.pipe(), *(one.detach() for one in socket.socketpair())]
+        high = os.dup2(numbers[0], 900)
+        for number in (*numbers, high):
+            stack.callback(os.close, number)
+            os.set_inheritable(number, True)
+        yield (*numbers, high)
+
+
+@pytest.fixture(scope="module")
+def loaded(foreign: tuple[int, ...], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raw]:
+    """A server that was given those, and has them; ``ls`` is escalated."""
+    home, workdir = (tmp_path_factory.mktemp(name) for name in ("home", "work"))
+    installation = Installation(home=home, workdir=workdir)
+    installation.rules('prefix_rule(pattern=["ls"], decision="allow")\n')
+    with installation.raw(inherited=foreign) as server:
+        assert set(foreign) <= set(of_process(server.process.pid)), "else nothing is tested"
+        yield server
+
+
+def printed(server: Raw, script: str) -> str:
+    server.send(server.call(1, script))
+    return str(server.result()["output"])
+
+
+SCRIPTS = [
+    LIST,
+    f"exec 3</dev/null 7>file 12>&1; {LIST}; {LIST} <&3",
+    f"{LIST} | cat",
+    f"cat <({LIST})",
+    f"echo $({LIST}; echo) | tr ' ' '\\n' | grep -v '^$' | paste -d ' ' - -",
+]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_an_escalated_program_has_what_stock_gives(loaded: Raw, script: str) -> None:
+    theirs = [kinds(parsed(line)) for line in stock(script, loaded.workdir).splitlines()]
+    assert [kinds(parsed(line)) for line in printed(loaded, script).splitlines()] == theirs
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_program_in_the_call_has_one_socket_more(loaded: Raw, script: str) -> None:
+    """The one that the shell asks through; its number is in the environment."""
+    script = script.replace("ls -l", "/bin/../bin/dir -l")  # not escalated
+    number = int(printed(loaded, "echo $CODEX_ESCALATE_SOCKET"))
+    ours = [kinds(parsed(line)) for line in printed(loaded, script).splitlines()]
+    theirs = [kinds(parsed(line)) for line in stock(script, loaded.workdir).splitlines()]
+    assert [line for line in ours if line != {number: "socket"}] == theirs
+    assert {number: "socket"} in ours
+
+
+def test_the_shell_and_the_supervisor_hold_only_their_own(loaded: Raw) -> None:
+    shell = of_process_named(loaded, "$$")
+    stdio = {0: "/dev/null", 1: "pipe", 2: "pipe"}
+    sockets = {number: name for number, name in kinds(shell).items() if number > 2}
+    assert {number: name for number, name in kinds(shell).items() if number <= 2} == stdio
+    assert set(sockets.values()) == {"socket"}
+    assert len({shell[number] for number in sockets}) == 1, "one socket, which bash keeps a copy of"
+    supervisor = of_process_named(loaded, "$PPID")
+    assert {supervisor[number] for number in (0, 1, 2)} == {"/dev/null"}
+    # Pipes reach their end when the shell lets go, and nothing is the server's: not even what it got from its parent.
+    others = {*shell.values(), *of_process(loaded.process.pid).values()}
+    assert set(supervisor.values()) & others == {"/dev/null"}
+    assert set(kinds(supervisor).values()) <= {"/dev/null", "/proc", "pipe", "socket"}
+
+
+def of_process_named(server: Raw, pid: str) -> dict[int, str]:
+    """What a process of a running call has open, looked at from outside; the call goes on until then."""
+    fifo = server.workdir / "fifo"
+    os.mkfifo(fifo)
+    try:
+        server.send(server.call(1, f"echo {pid} > fifo; read < fifo"))
+        found = of_process(int(fifo.read_text()))
+        fifo.write_text("go on\n")
+        server.result()
+    finally:
+        fifo.unlink()
+    return found
+
+
+def test_the_server_holds_two_sockets_and_a_pipe_a_call(loaded: Raw) -> None:
+    """Control channel, rendezvous, output. The client's end of the rendezvous is closed, or its end would go unseen."""
+    printed(loaded, ":")
+    before = of_process(loaded.process.pid)
+    fifo = loaded.workdir / "fifo"
+    os.mkfifo(fifo)
+    loaded.send(loaded.call(1, "echo $CODEX_ESCALATE_SOCKET $$ > fifo; read < fifo"))
+    number, shell = map(int, fifo.read_text().split())
+    during = of_process(loaded.process.pid)
+    theirs = of_process(shell)[number]
+    fifo.write_text("go on\n")
+    loaded.result()
+    new = [during[one] for one in during if before.get(one) != during[one]]
+    assert sorted(re.sub(r":\[.*", "", name) for name in new) == ["pipe", "socket", "socket"]
+    assert theirs not in during.values()
+    assert set(of_process(loaded.process.pid).values()) <= set(before.values())
+
+
+def test_parallel_calls_have_none_of_each_others(loaded: Raw) -> None:
+    """Twelve at once, each waiting until all run, then listing: no pipe or socket is in two of them."""
+    count = 12
+    for number in range(count):
+        os.mkfifo(loaded.workdir / f"go{number}")
+    script = "echo up > up{0}; read < go{0}; dir -l /proc/self/fd /proc/$$/fd /proc/$PPID/fd; ls -l /proc/self/fd"
+    loaded.send(*(loaded.call(number, script.format(number)) for number in range(count)))
+    for number in range(count):
+        (loaded.workdir / f"go{number}").write_text("go\n")
+    held: dict[int, set[str]] = {}
+    for _ in range(count):
+        answer = loaded.receive()
+        output = json.loads(answer["result"]["content"][0]["text"])["output"]
+        held[answer["id"]] = set(re.findall(r"(?:pipe|socket):\[\d+\]", output))
+        assert not re.search(r"/dev/zero|/go\d+|anon_inode", output)
+    assert all(len(names) >= 3 for names in held.values()), held
+    for number, names in held.items():
+        for other in range(number):
+            assert not names & held[other]
+
+
+def test_the_servers_stdio_is_private(loaded: Raw) -> None:
+    """0 and 1 are the null device; the protocol's ends are elsewhere, and closed in whatever the server executes."""
+    process = loaded.process
+    assert process.stdin is not None
+    assert process.stdout is not None
+    held = of_process(process.pid)
+    assert (held[0], held[1]) == ("/dev/null", "/dev/null")
+    for stream in (process.stdin, process.stdout):
+        name = str(Path(f"/proc/self/fd/{stream.fileno()}").readlink())
+        (number,) = (one for one, other in held.items() if other == name)
+        flags = Path(f"/proc/{process.pid}/fdinfo/{number}").read_text().split("flags:")[1].split()[0]
+        assert number > 2
+        assert int(flags, 8) & os.O_CLOEXEC
