@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import contenders, loops, machine, options, peer, table
-from bench.figures import Figures
+from bench.figures import Figures, of_processor
 from bench.measure import Plan, measure
 from shell_tool_release.cache import cache_root
 from shell_tool_release.errors import run_main
@@ -60,7 +60,7 @@ def run(wanted: Options, workspace: Workspace) -> str:
     if wanted.json is not None:
         wanted.json.write_text(json.dumps([asdict(sample) for sample in measured.samples], indent=1), encoding="utf-8")
     notes += [f"The original did not get through: {name}." for name in measured.failed]
-    return table.render(Figures(measured.samples), todo, [*notes, told])
+    return table.render(Figures(measured.samples), of_processor(measured.samples), todo, [*notes, told])
 
 
 def main() -> None:

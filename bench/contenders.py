@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bench import loops, peer
 from bench.client import Client
 from bench.errors import BenchError
-from bench.figures import SUBJECTS
+from bench.figures import TURNS
 from bench.measure import Entrant
 from bench.subjects import Plain, Served, environment
 from shell_tool_release.npm import package_path
@@ -125,4 +125,4 @@ def start(
         found[name] = Entrant(subject=served, bash=bash)
         if name == "ours" and confined:
             found["ours confined"] = Entrant(subject=Served(client=served.client, confined=True), bash=bash)
-    return {name: found[name] for name in SUBJECTS if name in found}
+    return {name: found[name] for name in TURNS if name in found}

@@ -6,7 +6,8 @@ API::
     Figures(samples)
         .per_unit(loop, subject)                        median seconds per unit
         .added(loop, subject)                           median of (subject - its plain bash) per unit
-        .ratio(quantity, loop)                          ours to the original's, with its range
+        .ratio(loop, quantity)                          ours to the original's, with its range
+    of_processor(samples) -> Figures                    the same of processor time
     judge(figures) -> list[Verdict]                     TARGETS, one by one
 
 Everything derived is taken within a round first, because both servers ran side by side there: whatever else the
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 SubjectName = Literal["plain", "peer plain", "ours", "ours confined", "peer"]
 SUBJECTS: tuple[SubjectName, ...] = ("plain", "peer plain", "ours", "ours confined", "peer")
+
+TURNS: tuple[SubjectName, ...] = ("peer plain", "peer", "ours", "plain", "ours confined")
+"""In which order they are measured: what is compared with each other stands side by side."""
 
 BASELINE: dict[SubjectName, SubjectName] = {"ours": "plain", "ours confined": "plain", "peer": "peer plain"}
 """What each server's loop is compared with: the bash it uses itself."""
@@ -34,13 +38,17 @@ Quantity = Literal["added", "total", "to plain"]
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One measurement: ``count`` units of ``loop`` took ``seconds`` in one round."""
+    """One measurement: ``count`` units of ``loop`` took ``seconds`` in one round.
+
+    ``processor`` is what all processes together used meanwhile, where that can be known.
+    """
 
     loop: str
     subject: SubjectName
     round: int
     seconds: float
     count: int
+    processor: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +140,11 @@ class Verdict:
     def held(self) -> bool:
         """Whether the median keeps to the limit."""
         return self.found is not None and self.found.median <= self.target.limit
+
+
+def of_processor(samples: Iterable[Sample]) -> Figures:
+    """The same figures of processor time in place of the clock's."""
+    return Figures(replace(sample, seconds=sample.processor) for sample in samples if sample.processor is not None)
 
 
 def judge(figures: Figures) -> list[Verdict]:

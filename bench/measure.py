@@ -71,7 +71,7 @@ class Measured:
 
 
 def measure(plan: Plan, say: Callable[[str], object]) -> Measured:
-    """Run everything; each round starts with the next subject, so that none is always first.
+    """Run everything; every other round goes the other way round, so that none is always before another.
 
     A loop that the original fails at is left out for it from there on; its plain bash is still measured.
 
@@ -79,12 +79,11 @@ def measure(plan: Plan, say: Callable[[str], object]) -> Measured:
         BenchError: A loop did not end as it must, in ours or in plain bash.
     """
     measured = Measured()
-    names = list(plan.entrants)
     for number in range(plan.rounds):
-        first = number % len(names)
+        names = list(plan.entrants)[:: -1 if number % 2 else 1]
         for loop in plan.loops:
             if number < loop.rounds:
-                _measure_loop(plan, loop, number, [*names[first:], *names[:first]], measured, say)
+                _measure_loop(plan, loop, number, names, measured, say)
     return measured
 
 
@@ -95,35 +94,47 @@ def _measure_loop(
         if name == "peer" and loop.name in measured.failed:
             continue
         try:
-            seconds = _once(plan, loop, name)
+            sample = _once(plan, loop, name, number)
         except BenchError as error:
             if name != "peer":
                 raise
             measured.failed[loop.name] = str(error)
             say(f"round {number + 1}: {loop.name} in the original: {error}")
             continue
-        units = plan.count(loop) * loop.calls * loop.at_once
-        measured.samples.append(Sample(loop=loop.name, subject=name, round=number, seconds=seconds, count=units))
-        each = f"{seconds:10.3f} s" if loop.in_seconds else f"{seconds / units * 1000:10.3f} ms per {loop.unit}"
-        say(f"round {number + 1}: {loop.name:<9} {name:<13} {each}")
+        measured.samples.append(sample)
+        say(_line(loop, sample))
 
 
-def _once(plan: Plan, loop: Loop, name: SubjectName) -> float:
-    """Seconds of one measurement; what came out is looked at after the clock was read."""
+def _line(loop: Loop, sample: Sample) -> str:
+    factor, unit = (1, "s") if loop.in_seconds else (1000, f"ms per {loop.unit}")
+    used = "" if sample.processor is None else f"{sample.processor / sample.count * factor:10.3f} of processor time"
+    each = f"{sample.seconds / sample.count * factor:10.3f} {unit:<11}"
+    return f"round {sample.round + 1}: {loop.name:<9} {sample.subject:<13} {each} {used}"
+
+
+def _once(plan: Plan, loop: Loop, name: SubjectName, number: int) -> Sample:
+    """One measurement; what came out is looked at after the clock was read."""
     entrant = plan.entrants[name]
     words = {"count": str(plan.count(loop)), "bash": str(entrant.bash), "source": str(plan.source)}
     folder = Path(tempfile.mkdtemp(prefix="call-", dir=plan.scratch))
     try:
         entrant.subject.prepare(folder, writes=loop.writes)
         scripts = [Script(text=loop.text(words), folder=folder)] * loop.at_once
-        started = time.perf_counter()
+        used, started = entrant.subject.processor(), time.perf_counter()
         answers = [answer for _ in range(loop.calls) for answer in entrant.subject.run(scripts)]
-        seconds = time.perf_counter() - started
+        seconds, used_then = time.perf_counter() - started, entrant.subject.processor()
     finally:
         shutil.rmtree(folder)
     for answer in answers:
         _check(loop, name, answer)
-    return seconds
+    return Sample(
+        loop=loop.name,
+        subject=name,
+        round=number,
+        seconds=seconds,
+        count=plan.count(loop) * loop.calls * loop.at_once,
+        processor=None if used is None or used_then is None else used_then - used,
+    )
 
 
 def _check(loop: Loop, name: SubjectName, answer: Answer) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from bench import processor
 from bench.client import Answer, Script
 from bench.errors import BenchError
 from bench.loops import KEPT
@@ -51,6 +52,10 @@ class Subject(Protocol):
         """Run the scripts, all at once; return when all have ended."""
         ...
 
+    def processor(self) -> float | None:
+        """Seconds of processor time used so far, whenever that began; ``None``: not known."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plain:
@@ -66,6 +71,10 @@ class Plain:
         """As :class:`Subject` has it; stdin, and a pipe for the output, are as the servers make them."""
         started = [self._start(script) for script in scripts]
         return [_finish(process) for process in started]
+
+    def processor(self) -> float:
+        """As :class:`Subject` has it: of every child of this process that has ended; servers end only later."""
+        return processor.of_children()
 
     def _start(self, script: Script) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -111,6 +120,10 @@ class Served:
     def run(self, scripts: Sequence[Script]) -> list[Answer]:
         """As :class:`Subject` has it."""
         return self.client.call(scripts)
+
+    def processor(self) -> float | None:
+        """As :class:`Subject` has it: of the server and all that it started."""
+        return processor.of_tree(self.client.process.pid)
 
     def bash(self, folder: Path) -> Path:
         """The patched bash this server uses; where there is no ``/proc``, as bash itself sees it."""

@@ -28,10 +28,13 @@ _ADDED: tuple[SubjectName, ...] = ("ours", "ours confined", "peer")
 _NONE = "–"
 
 
-def render(figures: Figures, loops: Sequence[Loop], notes: Iterable[str]) -> str:
-    """All tables and, as paragraphs, what there is to say about them."""
+def render(figures: Figures, processor: Figures, loops: Sequence[Loop], notes: Iterable[str]) -> str:
+    """All tables, of the clock and of processor time, and as paragraphs what there is to say about them."""
     measured = [loop for loop in loops if figures.rounds(loop.name)]
-    tables = (_verdicts(figures), _times(figures, measured), _added(figures, measured))
+    tables = [_verdicts(figures), _times(figures, measured, "median time"), _added(figures, measured)]
+    known = [loop for loop in measured if processor.rounds(loop.name)]
+    if known:
+        tables += [_times(processor, known, "processor time, all processes"), _added(processor, known)]
     return "\n\n".join([*("\n".join(table) for table in tables), *notes])
 
 
@@ -56,8 +59,8 @@ def _verdicts(figures: Figures) -> list[str]:
     return rows
 
 
-def _times(figures: Figures, loops: Sequence[Loop]) -> list[str]:
-    rows = _head("median time", [*(_HEADS[name] for name in SUBJECTS), "rounds"])
+def _times(figures: Figures, loops: Sequence[Loop], what: str) -> list[str]:
+    rows = _head(what, [*(_HEADS[name] for name in SUBJECTS), "rounds"])
     for loop in loops:
         cells = [_time(figures.per_unit(loop.name, name), loop) for name in SUBJECTS]
         rows.append(_row([_title(loop), *cells, str(figures.rounds(loop.name))]))

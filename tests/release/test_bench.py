@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import __main__ as program
-from bench import figures, machine, options, table
+from bench import figures, machine, options, processor, table
 from bench.client import Answer, Script
 from bench.errors import BenchError
-from bench.figures import BASELINE, SUBJECTS, TARGETS, Figures, Sample, Spread, SubjectName
+from bench.figures import BASELINE, SUBJECTS, TARGETS, TURNS, Figures, Sample, Spread, SubjectName
 from bench.loops import END, KEPT, LOOPS, OUTPUT_BYTES, Loop
 from bench.measure import Entrant, Measured, Plan, measure
 from bench.subjects import Plain, environment
@@ -135,7 +138,7 @@ def test_the_tables() -> None:
     samples = [*_samples("run"), *_samples("run", 1, 2), *_samples("configure", count=1)]
     heads = "plain bash | plain bash of the original | ours | ours, in its sandbox | the original"
     added = "ours | ours, in its sandbox | the original"
-    lines = table.render(Figures(samples), [LOOP, CALL, WHOLE], ["A note."]).splitlines()
+    lines = table.render(Figures(samples), Figures([]), [LOOP, CALL, WHOLE], ["A note."]).splitlines()
     assert lines == [
         "| target | at most | measured | lowest to highest round | held |",
         "|---|--:|--:|--:|--:|",
@@ -158,9 +161,18 @@ def test_the_tables() -> None:
     ]
 
 
+def test_processor_time_has_tables_of_its_own() -> None:
+    samples = [replace(sample, processor=sample.seconds / 2) for sample in _samples("run")]
+    samples += _samples("call")
+    lines = table.render(Figures(samples), figures.of_processor(samples), [LOOP, CALL], []).splitlines()
+    (place,) = (number for number, line in enumerate(lines) if "processor time" in line)
+    assert lines[place + 2] == "| the loop (ms per exec) | 50.000 | 75.000 | 100.000 | 125.000 | 275.000 | 1 |"
+    assert lines[-1] == "| the loop (ms per exec) | 50.000 | 75.000 | 200.000 | 2.00 | 0.25 | 0.36 |"
+
+
 def test_without_the_original_there_are_only_our_figures() -> None:
     samples = [sample for sample in _samples("call") if not sample.subject.startswith("peer")]
-    text = table.render(Figures(samples), [CALL], [])
+    text = table.render(Figures(samples), Figures([]), [CALL], [])
     assert "| the call (ms per call) | 100.000 | – | 200.000 | 250.000 | – | 1 |" in text
     assert "| the call (ms per call) | 100.000 | 150.000 | – | 2.00 | – | – |" in text
 
@@ -245,6 +257,7 @@ class Recorder:
         self.name = name
         self.log = log
         self.answer = answer
+        self.asked = 0
 
     def prepare(self, folder: Path, *, writes: bool) -> None:
         """Nothing."""
@@ -254,6 +267,11 @@ class Recorder:
         assert all(script.folder.is_dir() for script in scripts)
         self.log += [(self.name, script.text) for script in scripts]
         return [self.answer for _ in scripts]
+
+    def processor(self) -> float | None:
+        """A second more each time it is asked; nobody knows the original's."""
+        self.asked += 1
+        return None if self.name == "peer" else float(self.asked)
 
 
 GOOD = Answer(exit_code=0, output=f"{END}\n")
@@ -268,7 +286,7 @@ def log() -> list[tuple[str, str]]:
 def _plan(tmp_path: Path, log: list[tuple[str, str]], *loops: Loop, **answers: Answer) -> Plan:
     entrants = {
         name: Entrant(subject=Recorder(name, log, answers.get(name.replace(" ", "_"), GOOD)), bash=Path(f"/{name}"))
-        for name in SUBJECTS
+        for name in TURNS
     }
     return Plan(entrants=entrants, loops=loops, rounds=3, quick=False, source=Path("/source"), scratch=tmp_path)
 
@@ -279,15 +297,40 @@ def _measure(plan: Plan) -> Measured:
 
 def test_subjects_take_turns(tmp_path: Path, log: list[tuple[str, str]]) -> None:
     measured = _measure(_plan(tmp_path, log, LOOP))
-    order = [name for name, _ in log]
-    size = len(SUBJECTS)
-    assert [order[place : place + size] for place in range(0, len(order), size)] == [
-        [*SUBJECTS[first:], *SUBJECTS[:first]] for first in range(3)
-    ]
-    assert [(sample.subject, sample.round) for sample in measured.samples] == [
-        (name, place // size) for place, name in enumerate(order)
-    ]
+    assert [name for name, _ in log] == [*TURNS, *reversed(TURNS), *TURNS]
+    expected = [(name, place // len(TURNS)) for place, (name, _) in enumerate(log)]
+    assert [(sample.subject, sample.round) for sample in measured.samples] == expected
     assert list(tmp_path.iterdir()) == []
+
+
+def test_processor_time_is_that_of_the_measurement(tmp_path: Path, log: list[tuple[str, str]]) -> None:
+    samples = _measure(_plan(tmp_path, log, LOOP)).samples
+    assert {(sample.subject, sample.processor) for sample in samples} == {
+        (name, None if name == "peer" else 1.0) for name in SUBJECTS
+    }
+
+
+def test_what_a_tree_of_processes_has_used(tmp_path: Path) -> None:
+    """Two levels, one of them ended and not waited for yet; a stranger, and one with an odd name."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    for number, name, parent, used in (
+        (10, "server", 1, (1, 2, 3, 4)),
+        (11, "a ) b", 10, (10, 0, 0, 0)),
+        (12, "deeper", 11, (0, 20, 0, 0)),
+        (13, "stranger", 1, (1000, 0, 0, 0)),
+    ):
+        (tmp_path / str(number)).mkdir()
+        fields = [str(number), f"({name})", "Z", str(parent), *("9" for _ in range(9)), *map(str, used), "20", "0"]
+        (tmp_path / str(number) / "stat").write_text(" ".join(fields))
+    assert processor.of_tree(10, tmp_path) == pytest.approx(40 / ticks)
+    assert processor.of_tree(13, tmp_path) == pytest.approx(1000 / ticks)
+    assert processor.of_tree(14, tmp_path) is None
+
+
+def test_a_busy_child_has_used_something() -> None:
+    before = processor.of_children()
+    subprocess.run([sys.executable, "-c", "sum(range(3_000_000))"], check=True)
+    assert processor.of_children() > before
 
 
 def test_calls_and_units_are_counted(tmp_path: Path, log: list[tuple[str, str]]) -> None:
