@@ -108,7 +108,15 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def suite(session: nox.Session) -> None:
-    """Compare bash's own test suite under our build and a stock one; minutes, so not part of tests."""
+    """Compare bash's own test suite without interception, with every exec run, and with every exec escalated."""
+    groups = ("run", "release", "test")
+    python(session, *groups, arguments=("-m", "support.built"))
+    python(session, *groups, arguments=("-m", "pytest", "-m", "suite", *session.posargs))
+
+
+@nox.session
+def stock(session: nox.Session) -> None:
+    """Compare bash's own test suite under our builds and a stock one by this machine's compiler."""
     step(session, "bash_suite", *session.posargs)
 
 

@@ -3,6 +3,7 @@
 API::
 
     suite_files(tree, cache) -> SuiteFiles                 tests, four helper programs (by zig), locales
+    suite_place(files, bash) -> SuitePlace                 a folder from which each script gets its own
     run_suite(SuiteOptions(...)) -> dict[str, Outcome]     by script name
     compare(one, other) -> tuple[Difference, ...]
     check_host(jobs) -> str                                this machine's variants against stock bash built by cc
@@ -18,6 +19,7 @@ Bash's own suite goes by what ``diff`` prints against the expected output; its e
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import re
 import shutil
@@ -27,6 +29,7 @@ import sys
 import tempfile
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -39,7 +42,7 @@ from shell_tool_release.toolchain import Step, SystemCompiler, ZigCompiler, buil
 from shell_tool_release.workspace import cpu_count, host_platform
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 EXCEPTIONS_FILE = Path(__file__).parent / "data" / "suite_exceptions.toml"
 _HELPERS = ("recho", "zecho", "printenv", "xcase")
@@ -147,6 +150,85 @@ def script_names(files: SuiteFiles) -> tuple[str, ...]:
     return tuple(sorted(name for name in names if name not in _NO_SCRIPTS))
 
 
+@dataclass(frozen=True, kw_only=True)
+class ScriptFolder:
+    """Where one script runs: its folder, the tests in it, and the environment it needs."""
+
+    folder: Path
+    tests: Path
+    environ: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuitePlace:
+    """A shell and the suite in a folder of their own, which ordinary users can read. Made by :func:`suite_place`."""
+
+    folder: Path
+    bash: Path
+    localized: bool
+
+    def with_shell(self, bash: Path) -> SuitePlace:
+        """The same place with another shell."""
+        return replace(self, bash=_reachable(bash, self.folder))
+
+    def lay_out(self, name: str) -> ScriptFolder:
+        """Make the folder ``name`` for one run of a script."""
+        home = self.folder / name
+        tests, temporary = home / "tests", home / "tmp"
+        shutil.copytree(self.folder / "tests", tests, copy_function=_link_or_copy)
+        temporary.mkdir()
+        environ = {
+            "PATH": f"{tests}:/usr/local/bin:/usr/bin:/bin",
+            "HOME": str(home),
+            "TMPDIR": str(temporary),
+            "THIS_SH": str(self.bash),
+            "BUILD_DIR": str(self.folder),
+            "BASH_TSTOUT": str(temporary / "output"),
+            "TERM": "dumb",
+            **({"LOCPATH": str(self.folder / "locales")} if self.localized else {}),
+        }
+        return ScriptFolder(folder=home, tests=tests, environ=environ)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    """740 files for each of 86 scripts. Not programs: each link made or removed changes the times of a file, and what
+    is decided about a program holds only while it stays as it was."""
+    if os.access(source, os.X_OK):
+        shutil.copy2(source, target)
+    else:
+        os.link(source, target)
+
+
+@contextmanager
+def suite_place(files: SuiteFiles, bash: Path) -> Iterator[SuitePlace]:
+    """Copy shell and suite to a temporary folder.
+
+    Some scripts use fixed names in ``/tmp``, so a user has one such place at a time; a second one waits here.
+    """
+    with (
+        (cache_root() / "bash-suite.lock").open("w") as lock,
+        tempfile.TemporaryDirectory(prefix="bash-suite-", ignore_cleanup_errors=True) as root,
+    ):
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        place = Path(root)
+        place.chmod(0o755)
+        shutil.copytree(files.tests, place / "tests")
+        for helper in _HELPERS:
+            shutil.copy2(files.helpers / helper, place / "tests" / helper)
+        if files.locales is not None:
+            shutil.copytree(files.locales, place / "locales")
+        yield SuitePlace(folder=place, bash=_reachable(bash, place), localized=files.locales is not None)
+
+
+def _reachable(bash: Path, place: Path) -> Path:
+    """A copy of a shell: where it lies, an ordinary user may not be able to reach it."""
+    folder = Path(tempfile.mkdtemp(prefix="shell-", dir=place))
+    folder.chmod(0o755)
+    shutil.copyfile(bash, folder / "bash")
+    (folder / "bash").chmod(0o755)
+    return folder / "bash"
+
+
 def run_suite(options: SuiteOptions) -> dict[str, Outcome]:
     """Run the scripts, several at a time; ConfigurationError for a script the suite does not have."""
     known = script_names(options.files)
@@ -155,43 +237,19 @@ def run_suite(options: SuiteOptions) -> dict[str, Outcome]:
         if script not in known:
             message = f"bash's suite has no script {script}; it has {', '.join(known)}"
             raise ConfigurationError(message)
-    with tempfile.TemporaryDirectory(prefix="bash-suite-") as root, ThreadPoolExecutor(options.jobs) as pool:
-        place = Path(root)
-        place.chmod(0o755)
-        bash = place / "bash"
-        shutil.copyfile(options.bash, bash)  # where it lies, an ordinary user may not be able to reach it
-        bash.chmod(0o755)
-        shutil.copytree(options.files.tests, place / "tests")
-        for helper in _HELPERS:
-            shutil.copy2(options.files.helpers / helper, place / "tests" / helper)
-        if options.files.locales is not None:
-            shutil.copytree(options.files.locales, place / "locales")
-        outcomes = pool.map(lambda script: _run_script(script, bash, place, options), scripts)
+    with suite_place(options.files, options.bash) as place, ThreadPoolExecutor(options.jobs) as pool:
+        outcomes = pool.map(lambda script: _run_script(script, place, options), scripts)
         return dict(zip(scripts, outcomes, strict=True))
 
 
-def _run_script(script: str, bash: Path, place: Path, options: SuiteOptions) -> Outcome:
-    home = place / script
-    tests, temporary = home / "tests", home / "tmp"
-    shutil.copytree(place / "tests", tests, copy_function=os.link)  # 740 files for each of 86 scripts
-    temporary.mkdir()
-    user = _give_away(home)
-    environ = {
-        "PATH": f"{tests}:/usr/local/bin:/usr/bin:/bin",
-        "HOME": str(home),
-        "TMPDIR": str(temporary),
-        "THIS_SH": str(bash),
-        "BUILD_DIR": str(place),
-        "BASH_TSTOUT": str(temporary / "output"),
-        "TERM": "dumb",
-        **({} if options.files.locales is None else {"LOCPATH": str(place / "locales")}),
-        **options.environ,
-    }
-    with (home / "log").open("w+b") as log:
+def _run_script(script: str, place: SuitePlace, options: SuiteOptions) -> Outcome:
+    at = place.lay_out(script)
+    user = _give_away(at.folder)
+    with (at.folder / "log").open("w+b") as log:
         process = subprocess.Popen(
             ["/bin/sh", script],
-            cwd=tests,
-            env=environ,
+            cwd=at.tests,
+            env={**at.environ, **options.environ},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.DEVNULL,  # "warning: ..." for the reader of a terminal
@@ -200,16 +258,11 @@ def _run_script(script: str, bash: Path, place: Path, options: SuiteOptions) -> 
             group=user,
             extra_groups=None if user is None else [],
         )
-        try:
-            status: Literal["passed", "failed", "timed out"] = (
-                "passed" if process.wait(options.seconds) == 0 else "failed"
-            )
-        except subprocess.TimeoutExpired:
-            status = "timed out"
-        _end_session(process)
+        code = wait_and_end(process, options.seconds)
         log.seek(0)
         output = log.read().decode("utf-8", "backslashreplace")
-    shutil.rmtree(home, ignore_errors=True)
+    shutil.rmtree(at.folder, ignore_errors=True)
+    status: Literal["passed", "failed", "timed out"] = "timed out" if code is None else "failed" if code else "passed"
     return Outcome(status=status, output=_neutral(output, place))
 
 
@@ -221,6 +274,16 @@ def _give_away(home: Path) -> int | None:
         if path.is_dir():
             os.chown(path, _NOBODY, _NOBODY)
     return _NOBODY
+
+
+def wait_and_end(process: subprocess.Popen[bytes], seconds: float) -> int | None:
+    """Wait for a session's leader, then end its whole session; its return code, or None if the time was up."""
+    try:
+        code: int | None = process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        code = None
+    _end_session(process)
+    return code
 
 
 def _end_session(process: subprocess.Popen[bytes]) -> None:
@@ -261,9 +324,10 @@ def _ps_rows() -> list[tuple[str, str, str]]:
     return [(pid, owner, state) for pid, owner, state, *_ in rows]
 
 
-def _neutral(output: str, place: Path) -> str:
+def _neutral(output: str, place: SuitePlace) -> str:
     """Take this run's folder and process numbers out, so that two runs can be compared."""
-    text = output.replace(str(place), "PLACE").replace(place.name, "PLACE")
+    text = output.replace(str(place.bash), "THIS_SH")
+    text = text.replace(str(place.folder), "PLACE").replace(place.folder.name, "PLACE")
     return re.sub(r"\b\d{3,7}\b", "N", text)
 
 

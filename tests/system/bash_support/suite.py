@@ -1,0 +1,284 @@
+"""bash's own test suite through the real escalation server, beside the same suite without interception.
+
+All modes run each script the same way: the shell under test reads the suite's ``run-…`` file, in which ``diff`` also
+keeps what it is given. So two modes are compared by what the tests printed, not by what ``diff`` makes of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import os
+import re
+import shutil
+import subprocess
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
+
+from codex_shell_tool_mcp.escalation.params import ExecParams
+from codex_shell_tool_mcp.escalation.policy import Escalate, EscalateAction, ExecRequest, Run
+from codex_shell_tool_mcp.escalation.server import run_escalate_server
+from codex_shell_tool_mcp.execpolicy.rules import Policy
+from codex_shell_tool_mcp.sandbox.spec import DangerFullAccess, SandboxState
+from codex_shell_tool_mcp.shells.catalog import ShellProgram
+from shell_tool_release.bash_suite import suite_place, wait_and_end
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+    from types import TracebackType
+
+    from codex_shell_tool_mcp.escalation.stopwatch import Stopwatch
+    from shell_tool_release.bash_suite import ScriptFolder, SuiteFiles, SuitePlace
+
+_T = TypeVar("_T")
+
+Mode = Literal["plain", "again", "stock", "run", "escalate"]
+"""The patched shell without interception, twice; stock bash; interception with every exec run; with every exec
+escalated but that of the patched shell itself."""
+
+MODES: tuple[Mode, ...] = get_args(Mode)
+INTERCEPTED: tuple[Mode, ...] = ("run", "escalate")
+
+SLEEPERS = ("run-jobs", "run-trap")
+"""Scripts that sleep for a minute, and for 17 seconds. They take no part in the limit, and all modes run at once: they
+use no fixed names in /tmp, where others would meet themselves."""
+
+AT_ONCE = 4
+"""Other scripts at a time. The modes of one come one after the other."""
+
+PATIENCE = 300.0
+"""Seconds until a script that does not end is a failure."""
+
+_PRELUDE = """\
+diff() {
+    local file
+    for file; do case $file in -*) ;; *) cat -- "$file"; break ;; esac; done >>"$HOME/compared"
+    command diff "$@" >>"$HOME/verdicts"
+}
+"""
+
+_TERMINAL_OF = re.compile(r"(cannot set terminal process group) \(-?\d+\)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Binaries:
+    """What is tested."""
+
+    bash: Path
+    stock: Path
+    wrapper: Path
+    supervisor: Path
+
+
+@dataclass(kw_only=True)
+class SuitePolicy:
+    """A policy and its factory: escalates everything but the shell itself, or nothing."""
+
+    escalates: bool
+    shell: str
+    asked: list[ExecRequest] = field(default_factory=list)
+    escalated: int = 0
+
+    def create_policy(self, policy: Policy, stopwatch: Stopwatch) -> SuitePolicy:
+        """As an EscalationPolicyFactory."""
+        return self
+
+    async def determine_action(self, request: ExecRequest) -> EscalateAction:
+        """As an EscalationPolicy."""
+        self.asked.append(request)
+        if not self.escalates or request.resolved == self.shell:
+            return Run()
+        self.escalated += 1
+        return Escalate()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What came of a script.
+
+    Attributes:
+        status: Of the suite's ``run-…`` file: 0 if what the tests printed is what bash's author expects.
+        printed: What the ``run-…`` file itself printed.
+        compared: What the tests printed.
+        asked: The execs that were asked about; empty without interception.
+        escalated: How many of them were escalated.
+    """
+
+    status: int
+    printed: str
+    compared: str
+    asked: tuple[ExecRequest, ...] = ()
+    escalated: int = 0
+
+    def lines(self, passing: re.Pattern[str] | None = None) -> list[str]:
+        """All that counts, less the lines that come and go (and on which ``diff``'s 0 or 1 depends)."""
+        status = "0 or 1" if passing is not None and self.status in {0, 1} else self.status
+        text = f"status {status}\n{self.printed}\n{self.compared}"
+        return [line for line in text.split("\n") if passing is None or not passing.search(line)]
+
+
+def difference(one: Result, other: Result, passing: re.Pattern[str] | None = None) -> list[str]:
+    """The lines that only ``one`` has (``-``) and that only ``other`` has (``+``), in order."""
+    found = difflib.unified_diff(one.lines(passing), other.lines(passing), n=0, lineterm="")
+    return [line for line in list(found)[2:] if not line.startswith("@@")]
+
+
+def judge(found: list[str], expected: list[str] | None) -> str | None:
+    """What is wrong with a difference, given the one that the list of exceptions names (``None``: none)."""
+    if found == (expected or []):
+        return None
+    if not found:
+        return "it no longer differs: take it off the list of exceptions"
+    if expected is None:
+        return "it differs without being on the list of exceptions:\n" + "\n".join(found)
+    return "it differs otherwise than the list of exceptions says:\n" + "\n".join(
+        difflib.unified_diff(expected, found, "listed", "found", lineterm="")
+    )
+
+
+def neutral(text: str, place: SuitePlace, at: ScriptFolder) -> str:
+    """Without what differs necessarily: folder names, and process numbers in the one message of the suite with any."""
+    for path, name in ((place.bash, "BASH"), (at.folder, "HOME"), (place.folder, "PLACE")):
+        text = text.replace(str(path), name)
+    return _TERMINAL_OF.sub(r"\1 (PID)", text)
+
+
+class SuiteRun:
+    """Runs scripts in modes, in a thread of its own; :meth:`result` waits for one. A context manager."""
+
+    def __init__(self, wanted: Iterable[tuple[str, Mode]], files: SuiteFiles, binaries: Binaries) -> None:
+        """Take note of what to run: pairs of script and mode."""
+        self._files = files
+        self._binaries = binaries
+        self._results: dict[tuple[str, Mode], Future[Result]] = {pair: Future() for pair in wanted}
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run_all()), name="bash-suite")
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._everything: asyncio.Task[None] | None = None
+        self._begun = threading.Event()
+
+    def __enter__(self) -> SuiteRun:
+        """Start."""
+        self._thread.start()
+        self._begun.wait()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """End what still runs."""
+        if self._loop is not None and self._everything is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._everything.cancel)
+        self._thread.join()
+
+    def result(self, script: str, mode: Mode) -> Result:
+        """Wait for a script's result in a mode.
+
+        Raises:
+            Exception: Whatever kept it from running.
+        """
+        return self._results[script, mode].result()
+
+    async def _run_all(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._everything = asyncio.ensure_future(self._run_scripts())
+        self._begun.set()
+        try:
+            await self._everything
+        except BaseException as error:  # noqa: BLE001 - whoever waits for a result learns of it
+            for future in self._results.values():
+                if not future.done():
+                    future.set_exception(error if isinstance(error, Exception) else RuntimeError("cancelled"))
+
+    async def _run_scripts(self) -> None:
+        with ExitStack() as stack:
+            patched = stack.enter_context(suite_place(self._files, self._binaries.bash))
+            stock = patched.with_shell(self._binaries.stock)
+            self._threads = stack.enter_context(ThreadPoolExecutor(AT_ONCE + len(SLEEPERS) * len(MODES)))
+            self._turns = asyncio.Semaphore(AT_ONCE)
+            async with asyncio.TaskGroup() as group:
+                for script in sorted({script for script, _ in self._results}, key=lambda name: name not in SLEEPERS):
+                    modes = [mode for mode in MODES if (script, mode) in self._results]
+                    places = {mode: stock if mode == "stock" else patched for mode in modes}
+                    if script in SLEEPERS:
+                        for mode in modes:
+                            group.create_task(self._one(script, mode, places[mode]))
+                    else:
+                        group.create_task(self._modes_of(script, places))
+
+    async def _modes_of(self, script: str, places: dict[Mode, SuitePlace]) -> None:
+        for mode, place in places.items():
+            async with self._turns:
+                await self._one(script, mode, place)
+
+    async def _one(self, script: str, mode: Mode, place: SuitePlace) -> None:
+        future = self._results[script, mode]
+        at = await self._in_thread(place.lay_out, f"{mode}/{script}")
+        try:
+            future.set_result(await self._outcome(script, mode, place, at))
+        except Exception as error:  # noqa: BLE001 - it is this script's result
+            future.set_exception(error)
+        finally:
+            await self._in_thread(shutil.rmtree, at.folder, True)
+
+    async def _outcome(self, script: str, mode: Mode, place: SuitePlace, at: ScriptFolder) -> Result:
+        command = f"{_PRELUDE}\n. ./{script}"
+        policy = SuitePolicy(escalates=mode == "escalate", shell=str(place.bash.resolve()))
+        if mode in INTERCEPTED:
+            status, printed = await self._intercepted(command, place, at, policy)
+        else:
+            status, printed = await self._in_thread(_plain, command, place, at)
+        compared = (at.folder / "compared").read_text("utf-8", "backslashreplace")
+        return Result(
+            status=status,
+            printed=neutral(printed, place, at),
+            compared=neutral(compared, place, at),
+            asked=tuple(policy.asked),
+            escalated=policy.escalated,
+        )
+
+    async def _intercepted(
+        self, command: str, place: SuitePlace, at: ScriptFolder, policy: SuitePolicy
+    ) -> tuple[int, str]:
+        environ = {os.fsencode(name): os.fsencode(value) for name, value in at.environ.items()}
+        result = await run_escalate_server(
+            ExecParams(command=command, workdir=at.tests, login=False, env=environ),
+            SandboxState(policy=DangerFullAccess(), cwd=at.tests),
+            ShellProgram(path=place.bash, variant="gnu"),
+            self._binaries.wrapper,
+            Policy(),
+            policy,
+            PATIENCE,
+            supervisor=self._binaries.supervisor,
+        )
+        if result.timed_out:
+            message = f"not ended after {PATIENCE} seconds; it printed: {result.output}"
+            raise TimeoutError(message)
+        return result.exit_code, result.output
+
+    async def _in_thread(self, function: Callable[..., _T], *arguments: object) -> _T:
+        """Not asyncio.to_thread: the server's own use of that must not wait for a script that sleeps."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+
+
+def _plain(command: str, place: SuitePlace, at: ScriptFolder) -> tuple[int, str]:
+    """What the server does, without supervisor and wrapper."""
+    with (at.folder / "printed").open("w+b") as printed:
+        process = subprocess.Popen(
+            ["bash", "-c", command],
+            executable=place.bash,
+            cwd=at.tests,
+            env=at.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=printed,
+            stderr=printed,
+            start_new_session=True,
+        )
+        code = wait_and_end(process, PATIENCE)
+        printed.seek(0)
+        said = printed.read().decode("utf-8", "replace")
+    if code is None:
+        message = f"not ended after {PATIENCE} seconds; it printed: {said}"
+        raise TimeoutError(message)
+    return code if code >= 0 else 128 - code, said

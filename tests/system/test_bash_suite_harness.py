@@ -1,0 +1,169 @@
+"""The comparison of bash's own test suite in several modes notices what it is there to notice.
+
+The suite itself: ``test_bash_suite.py``, which takes minutes and runs in a session of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from codex_shell_tool_mcp.escalation.policy import Deny, EscalateAction, ExecRequest
+from codex_shell_tool_mcp.escalation.supervision import Supervision
+from shell_tool_release.bash_suite import ScriptFolder, SuiteFiles, SuitePlace, script_names, suite_files
+from shell_tool_release.cache import cache_root
+from shell_tool_release.sources import SourceOptions, bash_source
+from support.built import built
+from system.bash_support.suite import (
+    INTERCEPTED,
+    Binaries,
+    Mode,
+    Result,
+    SuitePolicy,
+    SuiteRun,
+    difference,
+    judge,
+    neutral,
+)
+from system.bash_support.suite_lists import Lists, load
+
+if TYPE_CHECKING:
+    from codex_shell_tool_mcp.escalation import wire
+
+QUICK = "run-nquote5"
+"""A script with thirty execs, a third of a second."""
+
+EXCEPTIONS = Path(__file__).parents[1] / "NAMED_EXCEPTIONS.md"
+
+
+@pytest.fixture(scope="module")
+def files() -> SuiteFiles:
+    return suite_files(bash_source(SourceOptions.default()), cache_root())
+
+
+@pytest.fixture(scope="module")
+def lists() -> Lists:
+    return load()
+
+
+def run(files: SuiteFiles, *modes: Mode, script: str = QUICK) -> list[Result]:
+    """One script in some modes."""
+    here = built()
+    binaries = Binaries(bash=here.bash, stock=here.bash_stock, wrapper=here.wrapper, supervisor=here.supervisor)
+    with SuiteRun([(script, mode) for mode in modes], files, binaries) as running:
+        return [running.result(script, mode) for mode in modes]
+
+
+def test_every_script_of_the_suite_is_on_the_list(files: SuiteFiles, lists: Lists) -> None:
+    assert lists.scripts == script_names(files)
+
+
+def test_the_lists_speak_of_scripts_and_modes_that_exist(lists: Lists) -> None:
+    scripts = [entry.script for entry in lists.unstable]
+    pairs = [(entry.script, entry.mode) for entry in lists.exceptions]
+    assert len(set(scripts)) == len(scripts)
+    assert len(set(pairs)) == len(pairs)
+    assert {*scripts, *(script for script, _ in pairs)} <= set(lists.scripts)
+    assert {mode for _, mode in pairs} <= set(INTERCEPTED)
+    assert all(entry.why for entry in lists.unstable)
+    assert all(entry.why and entry.lines for entry in lists.exceptions)
+
+
+def test_exceptions_are_named_where_all_are(lists: Lists) -> None:
+    named = re.findall(r"^## (\S+)", EXCEPTIONS.read_text("utf-8"), re.MULTILINE) if EXCEPTIONS.exists() else []
+    assert {entry.named for entry in lists.exceptions} <= set(named)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "verdict"),
+    [
+        ([], None, None),
+        (["-a", "+b"], ["-a", "+b"], None),
+        ([], ["-a", "+b"], "no longer differs"),
+        (["-a", "+b"], None, "without being on the list"),
+        (["-a", "+c"], ["-a", "+b"], "otherwise than the list"),
+    ],
+)
+def test_a_difference_is_to_be_listed_and_a_listed_one_to_differ(
+    found: list[str], expected: list[str] | None, verdict: str | None
+) -> None:
+    said = judge(found, expected)
+    assert said is None if verdict is None else said is not None and verdict in said
+
+
+def test_all_of_a_result_is_compared() -> None:
+    one = Result(status=0, printed="warning", compared="a\nb")
+    assert difference(one, Result(status=0, printed="warning", compared="a\nb")) == []
+    assert difference(one, Result(status=1, printed="warning", compared="a\nb")) == ["-status 0", "+status 1"]
+    assert difference(one, Result(status=0, printed="", compared="a\nb")) == ["-warning", "+"]
+    assert difference(one, Result(status=0, printed="warning", compared="b\na")) == ["+b", "-b"]
+
+
+def test_only_listed_lines_are_left_out() -> None:
+    """And the status that follows from them; one that ``diff`` does not have counts."""
+    passing = re.compile("^CHLD$")
+    one = Result(status=0, printed="", compared="a\nCHLD\nb\nCHLD")
+    assert difference(one, Result(status=1, printed="", compared="a\nb"), passing) == []
+    assert difference(one, Result(status=1, printed="", compared="a\nc"), passing) == ["-b", "+c"]
+    assert difference(one, Result(status=126, printed="", compared="a\nb"), passing) == [
+        *("-status 0 or 1", "+status 126"),
+    ]
+
+
+def test_only_what_must_differ_is_made_alike(tmp_path: Path) -> None:
+    """Numbers stay: a status of 126 is not one of 127."""
+    place = SuitePlace(folder=tmp_path, bash=tmp_path / "shell-1" / "bash", localized=False)
+    at = ScriptFolder(folder=tmp_path / "run" / "run-x", tests=tmp_path, environ={})
+    text = (
+        f"{tmp_path}/shell-1/bash: {tmp_path}/run/run-x/tmp 126 127\nbash: cannot set terminal process group (-1): no"
+    )
+    assert neutral(text, place, at) == "BASH: HOME/tmp 126 127\nbash: cannot set terminal process group (PID): no"
+
+
+def test_a_script_is_the_same_in_all_modes(files: SuiteFiles) -> None:
+    plain, again, stock, *intercepted = run(files, "plain", "again", "stock", *INTERCEPTED)
+    assert plain.status == 0
+    assert plain.compared.startswith("argv[1] = <")
+    assert [difference(plain, other) for other in (again, stock, *intercepted)] == [[], [], [], []]
+    assert [len(result.asked) > 30 for result in (plain, again, stock, *intercepted)] == [False] * 3 + [True] * 2
+    assert [result.escalated > 30 for result in intercepted] == [False, True]
+
+
+def test_one_exec_that_does_not_happen_is_noticed(files: SuiteFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    decide = SuitePolicy.determine_action
+
+    async def deny_the_twentieth(policy: SuitePolicy, request: ExecRequest) -> EscalateAction:
+        action = await decide(policy, request)
+        return Deny(reason="broken") if len(policy.asked) == 20 else action
+
+    monkeypatch.setattr(SuitePolicy, "determine_action", deny_the_twentieth)
+    plain, intercepted = run(files, "plain", "run")
+    found = difference(plain, intercepted)
+    assert "+Execution denied: broken" in found
+    assert judge(found, None) is not None
+
+
+def test_one_argument_lost_on_the_way_outside_is_noticed(files: SuiteFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    spawn = Supervision.spawn
+    count = 0
+
+    async def lose_an_argument(supervision: Supervision, request: wire.Request, *stream: int, **how: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == 20:
+            request = replace(request, argv=request.argv[:-1])
+        await spawn(supervision, request, *stream, **how)
+
+    monkeypatch.setattr(Supervision, "spawn", lose_an_argument)
+    plain, escalated = run(files, "plain", "escalate")
+    found = difference(plain, escalated)
+    assert [line[:9] for line in found if line.startswith("-a")] == ["-argv[1] "]
+
+
+def test_what_keeps_a_script_from_running_is_its_result(files: SuiteFiles) -> None:
+    with pytest.raises(FileNotFoundError, match="run-nothing"):
+        run(files, "plain", script="run-nothing")
