@@ -130,3 +130,19 @@ def bench(session: nox.Session) -> None:
 def roots(session: nox.Session) -> None:
     """Run the README's first command as a new user in minimal Debian systems (needs root and debootstrap)."""
     step(session, "roots", *session.posargs)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Fuzz both codecs and whole calls for ten minutes, all at once; -- --minutes M for another time."""
+    groups = ("run", "release", "test", "fuzz")
+    python(session, *groups, arguments=("-m", "support.built"))
+    python(session, *groups, arguments=("-m", "fuzz.run", *session.posargs))
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Run 100,000 execs through one server and see that nothing grows; -- --execs N for another number."""
+    groups = ("run", "release", "test")
+    python(session, *groups, arguments=("-m", "support.built"))
+    python(session, *groups, arguments=("-m", "soak.run", *session.posargs))

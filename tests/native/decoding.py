@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import functools
-import os
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codex_shell_tool_mcp.escalation import wire
-from shell_tool_release.cache import Key, cache_root, entry, file_sha256
 from shell_tool_release.native import NativeOptions, read_recipes
 from shell_tool_release.toolchain import find_zig
 from shell_tool_release.workspace import find_workspace
+from support.compiling import compiled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+HERE = Path(__file__).parent
+
+DESCRIBING = (HERE / "describe_frames.c", find_workspace().native_sources / "frames.c")
+"""The C codec, and what says in text what it makes of bytes."""
 
 _SANITISERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1")
 
@@ -46,22 +49,7 @@ def _command(*, sanitised: bool) -> tuple[str, ...]:
 @functools.cache
 def driver(*, sanitised: bool = False) -> Path:
     """The driver, from the cache of builds."""
-    native = find_workspace().native_sources
-    sources = (Path(__file__).with_name("decode_frames.c"), native / "frames.c")
-    command = _command(sanitised=sanitised)
-    files = {path.name: file_sha256(path) for path in (*sources, native / "frames.h")}
-    root = cache_root()
-
-    def build(place: Path) -> None:
-        with tempfile.TemporaryDirectory(dir=root) as scratch:
-            environ = {"ZIG_GLOBAL_CACHE_DIR": str(root / "zig"), "ZIG_LOCAL_CACHE_DIR": scratch}
-            subprocess.run(
-                [*command, f"-I{native}", "-o", place / "decode_frames", *sources],
-                check=True,
-                env={**os.environ, **environ},
-            )
-
-    return entry(root, Key.of("decode-frames", command=command, files=files), build).path / "decode_frames"
+    return compiled("decode_frames", _command(sanitised=sanitised), (HERE / "decode_frames.c", *DESCRIBING), (HERE,))
 
 
 def decode(data: bytes, reader: str, *, chunk: int = 65536, sanitised: bool = False) -> tuple[int, list[str]]:
