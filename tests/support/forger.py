@@ -116,6 +116,33 @@ def half_open(count: str) -> None:
     time.sleep(20)
 
 
+def half_open_until(stop: str, count: str, keep: str) -> None:
+    """At least ``count`` handshakes with a few bytes of a frame, and on until the file ``stop`` is there.
+
+    The first ``keep`` streams stay open, the others are closed in the middle of their frame.
+    """
+    kept: list[int] = []
+    made = 0
+    while made < int(count) or not Path(stop).exists():
+        stream, _ = hello()
+        os.write(stream, b"\xff\x00\x00")
+        made += 1
+        if len(kept) < int(keep):
+            kept.append(stream)
+        else:
+            os.close(stream)
+    print("opened", made, flush=True)
+
+
+def in_flight(count: str) -> None:
+    """Put descriptors on their way that nobody takes, say so, and leave them there until a line comes."""
+    ends = [one.detach() for one in socket.socketpair()]
+    for at in range(0, int(count), 200):
+        send(ends[0], b"x", (0,) * min(200, int(count) - at))
+    print("in flight", flush=True)
+    sys.stdin.readline()
+
+
 def lengths() -> None:
     """Frames that announce too much, or nothing."""
     for length in (0xFFFFFFFF, 0, 7_000_000):
@@ -181,6 +208,8 @@ if __name__ == "__main__":
         "block": block,
         "flood": flood,
         "half_open": half_open,
+        "half_open_until": half_open_until,
+        "in_flight": in_flight,
         "lengths": lengths,
         "long_path": long_path,
         "largest": largest,

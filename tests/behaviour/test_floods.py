@@ -1,0 +1,68 @@
+"""Floods by one call, while another goes on: what is asserted is their order, never how long anything takes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from behaviour.test_escalation import Table, _async_call, call
+from behaviour.test_hostile import FORGER
+from codex_shell_tool_mcp.sandbox.spec import ReadOnly
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TEN = "".join(f"{number}\n" for number in range(1, 11))
+
+
+async def _flooded(script: str, attackers: int, workdir: Path) -> tuple[str, list[str]]:
+    """Another call's output, made while the flood went on, and the attackers'."""
+    stop = workdir / "stop"
+    flood = [
+        asyncio.ensure_future(_async_call(script, Table(), workdir, timeout=60, sandbox=ReadOnly()))
+        for _ in range(attackers)
+    ]
+    await asyncio.sleep(1)
+    other = await _async_call("for i in {1..10}; do /bin/echo $i; done", Table(), workdir, timeout=60)
+    assert not any(one.done() for one in flood), "the flood was to go on until it is told to stop"
+    stop.touch()
+    return other.output, [(await one).output for one in flood]
+
+
+def test_ten_thousand_half_open_handshakes(tmp_path: Path) -> None:
+    script = f"{FORGER} half_open_until {tmp_path}/stop 10000 40"
+    output, (said,) = asyncio.run(_flooded(script, 1, tmp_path))
+    assert output == TEN
+    assert int(said.split()[1]) >= 10_000
+
+
+@pytest.mark.parametrize("attackers", [1, 4])
+def test_handshakes_that_are_kept_half_open(tmp_path: Path, attackers: int) -> None:
+    """As many as the server ever holds at once; with several calls, as many as it holds for all together."""
+    script = f"{FORGER} half_open_until {tmp_path}/stop 0 900 & while [ ! -e {tmp_path}/stop ]; do :; done"
+    output, _ = asyncio.run(_flooded(script, attackers, tmp_path))
+    assert output == TEN
+
+
+FLOODED = f"coproc FLOOD {{ exec {FORGER} in_flight 500; }}; read -r <&${{FLOOD[0]}}; "
+"""500 descriptors in flight; the execs after it have a limit of 100, for each is measured by its own (unix(7))."""
+
+
+def test_descriptors_in_flight_are_waited_for(tmp_path: Path) -> None:
+    script = (
+        f"{FLOODED} (ulimit -n 100; exec /bin/echo executed) & waiting=$!; read -rt 0.5 <> <(:);"
+        " echo released; echo >&${FLOOD[1]}; wait $waiting; echo $?"
+    )
+    assert call(script, Table(), tmp_path, sandbox=ReadOnly()).output == "released\nexecuted\n0\n"
+
+
+def test_descriptors_that_stay_in_flight_give_a_clear_line(tmp_path: Path) -> None:
+    table = Table()
+    result = call(f"{FLOODED} (ulimit -n 100; /bin/echo executed); echo $?", table, tmp_path, sandbox=ReadOnly())
+    assert result.output == (
+        "codex-execve-wrapper: /bin/echo: not run:"
+        " too many descriptors of this user are on their way through sockets; try again\n126\n"
+    )
+    assert [request.file for request in table.asked] == [FORGER.split()[0]]
