@@ -6,23 +6,25 @@ API::
     Figures(samples)
         .per_unit(loop, subject)                        median seconds per unit
         .added(loop, subject)                           median of (subject - its plain bash) per unit
-        .ratio(loop, quantity)                          ours to the original's, with its range
+        .ratio(loop, quantity)                          ours to the original's, and how sure that is
     of_processor(samples) -> Figures                    the same of processor time
     judge(figures) -> list[Verdict]                     TARGETS, one by one
 
-Everything derived is taken within a round first, because both servers ran side by side there: whatever else the
+What a server adds is taken within a round first, because it ran side by side with plain bash there: whatever else the
 machine did in that minute was the same for both. Then the median over the rounds counts.
 """
 
 from __future__ import annotations
 
+import math
+import random
 import statistics
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 SubjectName = Literal["plain", "peer plain", "ours", "ours confined", "peer"]
 SUBJECTS: tuple[SubjectName, ...] = ("plain", "peer plain", "ours", "ours confined", "peer")
@@ -52,18 +54,31 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spread:
-    """Median, lowest and highest of one quantity over the rounds."""
+class Ratio:
+    """Quotient of two medians, and between what it lies with nine chances in ten.
 
-    median: float
+    ``low`` and ``high`` are the 5th and the 95th percentile of the same quotient over rounds drawn again with
+    replacement (the bootstrap; B. Efron 1979): how far it might have come out otherwise on this very machine.
+    """
+
+    value: float
     low: float
     high: float
 
     @classmethod
-    def of(cls, values: Iterable[float]) -> Spread:
-        """Of at least one value."""
-        found = sorted(values)
-        return cls(median=statistics.median(found), low=found[0], high=found[-1])
+    def of(cls, pairs: Sequence[tuple[float, float]]) -> Ratio:
+        """Of at least one round's pair of values."""
+        draw = random.Random(0)  # noqa: S311 - the same measurements always give the same table
+        found = sorted(_quotient(draw.choices(pairs, k=len(pairs))) for _ in range(_DRAWS))
+        return cls(value=_quotient(pairs), low=found[_DRAWS // 20], high=found[-_DRAWS // 20])
+
+
+_DRAWS = 1000
+
+
+def _quotient(pairs: Sequence[tuple[float, float]]) -> float:
+    above, below = (statistics.median(values) for values in zip(*pairs, strict=True))
+    return above / below if below > 0 else math.inf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,37 +111,34 @@ class Figures:
         """How often a loop was measured."""
         return max((len(found) for (name, _), found in self._seconds.items() if name == loop), default=0)
 
-    def per_unit(self, loop: str, subject: SubjectName) -> Spread | None:
-        """Seconds per unit; ``None`` where this was not measured."""
+    def per_unit(self, loop: str, subject: SubjectName) -> float | None:
+        """Median seconds per unit; ``None`` where this was not measured."""
         values = self._seconds.get((loop, subject), {}).values()
-        return Spread.of(values) if values else None
+        return statistics.median(values) if values else None
 
-    def added(self, loop: str, subject: SubjectName) -> Spread | None:
-        """Seconds per unit beyond those of the same loop in plain bash."""
-        pairs = self._pairs(loop, subject, BASELINE[subject])
-        return Spread.of(ours - plain for ours, plain in pairs) if pairs else None
+    def added(self, loop: str, subject: SubjectName) -> float | None:
+        """Median seconds per unit beyond those of the same loop in plain bash, taken round by round."""
+        rounds = self._rounds(loop, subject, BASELINE[subject])
+        return statistics.median(one - plain for one, plain in rounds) if rounds else None
 
-    def ratio(self, loop: str, quantity: Quantity, subject: SubjectName = "ours") -> Spread | None:
-        """The quantity of ``subject``, divided by the original's, or by plain bash's."""
+    def ratio(self, loop: str, quantity: Quantity, subject: SubjectName = "ours") -> Ratio | None:
+        """The quantity of ``subject``, divided by the original's, or by plain bash's; of rounds that have both."""
+        pairs = self._pairs(loop, quantity, subject)
+        return Ratio.of(pairs) if pairs else None
+
+    def _pairs(self, loop: str, quantity: Quantity, subject: SubjectName) -> list[tuple[float, float]]:
         if quantity == "to plain":
-            pairs = self._pairs(loop, subject, BASELINE[subject])
-        elif quantity == "total":
-            pairs = self._pairs(loop, subject, "peer")
-        else:
-            pairs = self._added_pairs(loop, subject)
-        return Spread.of(one / other for one, other in pairs) if pairs else None
+            return [(one, plain) for one, plain in self._rounds(loop, subject, BASELINE[subject])]
+        if quantity == "total":
+            return [(one, other) for one, other in self._rounds(loop, subject, "peer")]
+        rounds = self._rounds(loop, subject, BASELINE[subject], "peer", BASELINE["peer"])
+        return [(one - plain, other - its_plain) for one, plain, other, its_plain in rounds]
 
-    def _added_pairs(self, loop: str, subject: SubjectName) -> list[tuple[float, float]]:
-        names: tuple[SubjectName, ...] = (subject, BASELINE[subject], "peer", BASELINE["peer"])
-        measured = [self._seconds.get((loop, name), {}) for name in names]
+    def _rounds(self, loop: str, *subjects: SubjectName) -> list[list[float]]:
+        """What all these took, in each round that has them all."""
+        measured = [self._seconds.get((loop, name), {}) for name in subjects]
         common = set.intersection(*(set(found) for found in measured))
-        values = [[found[number] for found in measured] for number in sorted(common)]
-        # A plain loop slower than the original's served one says that the machine was busy, not that it is faster.
-        return [(one - plain, other - its) for one, plain, other, its in values if other > its]
-
-    def _pairs(self, loop: str, one: SubjectName, other: SubjectName) -> list[tuple[float, float]]:
-        first, second = self._seconds.get((loop, one), {}), self._seconds.get((loop, other), {})
-        return [(first[number], second[number]) for number in sorted(first.keys() & second.keys())]
+        return [[found[number] for found in measured] for number in sorted(common)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,12 +146,12 @@ class Verdict:
     """A target and what was found; ``found`` is ``None`` where it was not measured."""
 
     target: Target
-    found: Spread | None
+    found: Ratio | None
 
     @property
     def held(self) -> bool:
-        """Whether the median keeps to the limit."""
-        return self.found is not None and self.found.median <= self.target.limit
+        """Whether the ratio keeps to the limit."""
+        return self.found is not None and self.found.value <= self.target.limit
 
 
 def of_processor(samples: Iterable[Sample]) -> Figures:

@@ -84,23 +84,23 @@ def _repeat(command: str) -> str:
 
 
 LOOPS = (
-    Loop(name="run", title="Run: `/bin/true`, no rule", script=_repeat("/bin/true"), count=500, quick=300),
+    Loop(name="run", title="Run: `/bin/true`, no rule", script=_repeat("/bin/true"), count=300, quick=120),
     Loop(
         name="escalate",
         title="Escalate: `/bin/true`, allowed",
         script=_repeat("/bin/true escalated"),
-        count=300,
-        quick=200,
+        count=200,
+        quick=80,
     ),
-    Loop(name="call", title="a call of `:`", script=":", count=1, quick=1, unit="call", calls=50, output=""),
-    Loop(name="parallel", title="4 loops of Run at once", script=_repeat("/bin/true"), count=250, quick=100, at_once=4),
+    Loop(name="call", title="a call of `:`", script=":", count=1, quick=1, unit="call", calls=40, output=""),
+    Loop(name="parallel", title="4 loops of Run at once", script=_repeat("/bin/true"), count=100, quick=40, at_once=4),
     Loop(
         name="xargs",
         title="`xargs -P 8`, each starts this bash, which starts `/bin/true`",
         # xargs itself asks nobody before it starts something; a patched bash does, whoever started it.
         script=f"seq {{count}} | xargs -P 8 -n 1 '{{bash}}' -c /bin/true && echo {END}",
-        count=300,
-        quick=160,
+        count=160,
+        quick=80,
     ),
     Loop(
         name="output",

@@ -12,8 +12,8 @@ from bench.loops import LOOPS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-ROUNDS = 9
-QUICK_ROUNDS = 3
+ROUNDS = 15
+QUICK_ROUNDS = 5
 
 
 @dataclass(frozen=True, kw_only=True)

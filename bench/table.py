@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from bench.figures import Figures, Spread, SubjectName
+    from bench.figures import Figures, Ratio, SubjectName
     from bench.loops import Loop
 
 BEGIN = "<!-- figures: written by the session, do not edit -->"
@@ -31,10 +31,17 @@ _NONE = "–"
 def render(figures: Figures, processor: Figures, loops: Sequence[Loop], notes: Iterable[str]) -> str:
     """All tables, of the clock and of processor time, and as paragraphs what there is to say about them."""
     measured = [loop for loop in loops if figures.rounds(loop.name)]
-    tables = [_verdicts(figures), _times(figures, measured, "median time"), _added(figures, measured)]
+    tables = [
+        _verdicts(figures),
+        _times(figures, measured, "median time"),
+        _added(figures, measured, "time added to plain bash"),
+    ]
     known = [loop for loop in measured if processor.rounds(loop.name)]
     if known:
-        tables += [_times(processor, known, "processor time, all processes"), _added(processor, known)]
+        tables += [
+            _times(processor, known, "median processor time"),
+            _added(processor, known, "processor time added to plain bash"),
+        ]
     return "\n\n".join([*("\n".join(table) for table in tables), *notes])
 
 
@@ -47,14 +54,14 @@ def _head(first: str, names: Sequence[str]) -> list[str]:
 
 
 def _verdicts(figures: Figures) -> list[str]:
-    rows = _head("target", ["at most", "measured", "lowest to highest round", "held"])
+    rows = _head("target", ["at most", "measured", "90 % between", "held"])
     for verdict in judge(figures):
         target, found = verdict.target, verdict.found
         cells = [target.title, f"{target.limit:g}"]
         if found is None:
             cells += ["not measured", _NONE, _NONE]
         else:
-            cells += [f"{found.median:.2f}", f"{found.low:.2f} to {found.high:.2f}", "yes" if verdict.held else "no"]
+            cells += [f"{found.value:.2f}", f"{found.low:.2f} to {found.high:.2f}", "yes" if verdict.held else "no"]
         rows.append(_row(cells))
     return rows
 
@@ -67,9 +74,9 @@ def _times(figures: Figures, loops: Sequence[Loop], what: str) -> list[str]:
     return rows
 
 
-def _added(figures: Figures, loops: Sequence[Loop]) -> list[str]:
+def _added(figures: Figures, loops: Sequence[Loop], what: str) -> list[str]:
     heads = [*(_HEADS[name] for name in _ADDED), "ours to plain bash", "ours to the original, added", "…, whole"]
-    rows = _head("added to plain bash", heads)
+    rows = _head(what, heads)
     for loop in loops:
         cells = [_time(figures.added(loop.name, name), loop) for name in _ADDED]
         cells += [_ratio(figures.ratio(loop.name, quantity)) for quantity in ("to plain", "added", "total")]
@@ -81,14 +88,14 @@ def _title(loop: Loop) -> str:
     return f"{loop.title} ({'s' if loop.in_seconds else f'ms per {loop.unit}'})"
 
 
-def _time(spread: Spread | None, loop: Loop) -> str:
-    if spread is None:
+def _time(seconds: float | None, loop: Loop) -> str:
+    if seconds is None:
         return _NONE
-    return f"{spread.median:.2f}" if loop.in_seconds else f"{spread.median * 1000:.3f}"
+    return f"{seconds:.2f}" if loop.in_seconds else f"{seconds * 1000:.3f}"
 
 
-def _ratio(spread: Spread | None) -> str:
-    return _NONE if spread is None else f"{spread.median:.2f}"
+def _ratio(ratio: Ratio | None) -> str:
+    return _NONE if ratio is None else f"{ratio.value:.2f}"
 
 
 def put(path: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from bench import __main__ as program
 from bench import figures, machine, options, processor, table
 from bench.client import Answer, Script
 from bench.errors import BenchError
-from bench.figures import BASELINE, SUBJECTS, TARGETS, TURNS, Figures, Sample, Spread, SubjectName
+from bench.figures import BASELINE, SUBJECTS, TARGETS, TURNS, Figures, Ratio, Sample, SubjectName
 from bench.loops import END, KEPT, LOOPS, OUTPUT_BYTES, Loop
 from bench.measure import Entrant, Measured, Plan, measure
 from bench.subjects import Plain, environment
@@ -43,30 +44,30 @@ def _samples(loop: str = "run", number: int = 0, factor: float = 1.0, count: int
     ]
 
 
-def _spread(value: float) -> Any:
-    """A quantity that was the same in every round."""
+def _same(value: float) -> Any:
+    """A ratio that was the same in every round."""
     near = pytest.approx(value)
-    return Spread(median=near, low=near, high=near)  # type: ignore[arg-type]
+    return Ratio(value=near, low=near, high=near)  # type: ignore[arg-type]
 
 
 # --- arithmetic ---
 
 
 def test_what_one_unit_takes() -> None:
-    assert Figures(_samples()).per_unit("run", "ours") == _spread(0.2)
+    assert Figures(_samples()).per_unit("run", "ours") == pytest.approx(0.2)
 
 
 def test_what_a_server_adds_is_beyond_its_own_plain_bash() -> None:
     found = Figures(_samples())
-    assert [found.added("run", name) for name in BASELINE] == [_spread(0.1), _spread(0.15), _spread(0.4)]
+    assert [found.added("run", name) for name in BASELINE] == pytest.approx([0.1, 0.15, 0.4])
 
 
 def test_ratios() -> None:
     found = Figures(_samples())
-    assert found.ratio("run", "added") == _spread(0.25)
-    assert found.ratio("run", "added", "ours confined") == _spread(0.375)
-    assert found.ratio("run", "total") == _spread(2 / 5.5)
-    assert found.ratio("run", "to plain") == _spread(2.0)
+    assert found.ratio("run", "added") == _same(0.25)
+    assert found.ratio("run", "added", "ours confined") == _same(0.375)
+    assert found.ratio("run", "total") == _same(2 / 5.5)
+    assert found.ratio("run", "to plain") == _same(2.0)
 
 
 def test_the_median_round_counts_not_the_mean() -> None:
@@ -74,7 +75,7 @@ def test_the_median_round_counts_not_the_mean() -> None:
         Sample(loop="run", subject="ours", round=number, seconds=seconds, count=1)
         for number, seconds in enumerate((3, 1, 90))
     ]
-    assert Figures(samples).per_unit("run", "ours") == Spread(median=3, low=1, high=90)
+    assert Figures(samples).per_unit("run", "ours") == 3
 
 
 @given(factors=st.lists(st.floats(0.1, 50), min_size=1, max_size=9))
@@ -82,7 +83,7 @@ def test_a_busy_machine_changes_no_ratio(factors: list[float]) -> None:
     """Whatever slows down a whole round slows down both servers in it."""
     found = Figures(sample for number, factor in enumerate(factors) for sample in _samples("run", number, factor))
     for quantity, value in (("added", 0.25), ("total", 2 / 5.5), ("to plain", 2.0)):
-        assert found.ratio("run", quantity) == _spread(value)  # type: ignore[arg-type]
+        assert found.ratio("run", quantity) == _same(value)  # type: ignore[arg-type]
 
 
 def test_rounds_that_lack_a_side_do_not_count() -> None:
@@ -90,14 +91,37 @@ def test_rounds_that_lack_a_side_do_not_count() -> None:
     samples += [Sample(loop="run", subject="ours", round=2, seconds=1000, count=10)]
     found = Figures(samples)
     assert found.rounds("run") == 3
-    assert found.ratio("run", "added") == _spread(0.25)
-    assert found.ratio("run", "total") == _spread(2 / 5.5)
+    assert found.ratio("run", "added") == _same(0.25)
+    assert found.ratio("run", "total") == _same(2 / 5.5)
 
 
-def test_an_original_that_added_nothing_gives_no_ratio() -> None:
+def test_an_original_that_added_nothing_cannot_be_beaten() -> None:
     samples = [sample for sample in _samples() if sample.subject != "peer"]
     samples.append(Sample(loop="run", subject="peer", round=0, seconds=1.4, count=10))
-    assert Figures(samples).ratio("run", "added") is None
+    assert Figures(samples).ratio("run", "added") == Ratio(value=math.inf, low=math.inf, high=math.inf)
+    assert not figures.judge(Figures(samples))[0].held
+
+
+def test_what_is_added_is_taken_round_by_round() -> None:
+    """The differences are 3, 1 and 1; that of the medians, 3 and 1, would be 2."""
+    taken: dict[SubjectName, tuple[int, int, int]] = {"plain": (1, 1, 2), "ours": (4, 2, 3)}
+    samples = [
+        Sample(loop="run", subject=subject, round=number, seconds=seconds, count=1)
+        for subject, rounds in taken.items()
+        for number, seconds in enumerate(rounds)
+    ]
+    assert Figures(samples).added("run", "ours") == 1
+
+
+def test_how_sure_a_ratio_is() -> None:
+    """Between the lowest and the highest quotient there can be, around the one of the medians, the same each time."""
+    pairs = [(float(value), 10.0) for value in range(1, 22)]
+    found = Ratio.of(pairs)
+    assert found == Ratio.of(pairs)
+    assert found.value == pytest.approx(1.1)
+    assert 0.5 < found.low < 0.95
+    assert 1.25 < found.high < 1.7
+    assert Ratio.of(pairs[10:11]) == _same(1.1)
 
 
 def test_what_was_not_measured_has_no_figure() -> None:
@@ -140,7 +164,7 @@ def test_the_tables() -> None:
     added = "ours | ours, in its sandbox | the original"
     lines = table.render(Figures(samples), Figures([]), [LOOP, CALL, WHOLE], ["A note."]).splitlines()
     assert lines == [
-        "| target | at most | measured | lowest to highest round | held |",
+        "| target | at most | measured | 90 % between | held |",
         "|---|--:|--:|--:|--:|",
         "| Run: added per exec, to the original's | 0.35 | 0.25 | 0.25 to 0.25 | yes |",
         "| Escalate: total per exec, to the original's | 0.7 | not measured | – | – |",
@@ -152,7 +176,7 @@ def test_the_tables() -> None:
         "| the loop (ms per exec) | 150.000 | 225.000 | 300.000 | 375.000 | 825.000 | 2 |",
         "| all of it (s) | 1.00 | 1.50 | 2.00 | 2.50 | 5.50 | 1 |",
         "",
-        f"| added to plain bash | {added} | ours to plain bash | ours to the original, added | …, whole |",
+        f"| time added to plain bash | {added} | ours to plain bash | ours to the original, added | …, whole |",
         "|---|--:|--:|--:|--:|--:|--:|",
         "| the loop (ms per exec) | 150.000 | 225.000 | 600.000 | 2.00 | 0.25 | 0.36 |",
         "| all of it (s) | 1.00 | 1.50 | 4.00 | 2.00 | 0.25 | 0.36 |",
@@ -165,7 +189,7 @@ def test_processor_time_has_tables_of_its_own() -> None:
     samples = [replace(sample, processor=sample.seconds / 2) for sample in _samples("run")]
     samples += _samples("call")
     lines = table.render(Figures(samples), figures.of_processor(samples), [LOOP, CALL], []).splitlines()
-    (place,) = (number for number, line in enumerate(lines) if "processor time" in line)
+    (place,) = (number for number, line in enumerate(lines) if "median processor time" in line)
     assert lines[place + 2] == "| the loop (ms per exec) | 50.000 | 75.000 | 100.000 | 125.000 | 275.000 | 1 |"
     assert lines[-1] == "| the loop (ms per exec) | 50.000 | 75.000 | 200.000 | 2.00 | 0.25 | 0.36 |"
 
