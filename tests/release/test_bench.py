@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import __main__ as program
@@ -78,6 +78,7 @@ def test_the_median_round_counts_not_the_mean() -> None:
     assert Figures(samples).per_unit("run", "ours") == 3
 
 
+@settings(deadline=None, max_examples=20)
 @given(factors=st.lists(st.floats(0.1, 50), min_size=1, max_size=9))
 def test_a_busy_machine_changes_no_ratio(factors: list[float]) -> None:
     """Whatever slows down a whole round slows down both servers in it."""
