@@ -9,6 +9,7 @@ import pytest
 
 from behaviour.test_escalation import Table, _async_call, call
 from behaviour.test_hostile import FORGER
+from codex_shell_tool_mcp.escalation import answering
 from codex_shell_tool_mcp.sandbox.spec import ReadOnly
 
 if TYPE_CHECKING:
@@ -39,8 +40,9 @@ def test_ten_thousand_half_open_handshakes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("attackers", [1, 4])
-def test_handshakes_that_are_kept_half_open(tmp_path: Path, attackers: int) -> None:
-    """As many as the server ever holds at once; with several calls, as many as it holds for all together."""
+def test_handshakes_that_are_kept_half_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attackers: int) -> None:
+    """As many as the server holds for one call; with several calls, more than it holds for all together."""
+    monkeypatch.setattr(answering, "HALF_OPEN_DEADLINE", 1000)  # none makes room by being given up
     script = f"{FORGER} half_open_until {tmp_path}/stop 0 900 & while [ ! -e {tmp_path}/stop ]; do :; done"
     output, _ = asyncio.run(_flooded(script, attackers, tmp_path))
     assert output == TEN
