@@ -115,6 +115,7 @@ struct attendance {
     struct client *client;
     bool shares_terminal;
     int relay[2];
+    int hidden;         /* signals that the C library keeps for itself */
     bool stopped;       /* the program stopped, and so did we */
     bool skip_continue; /* the program has been continued already */
 };
@@ -194,21 +195,24 @@ static void take_frame(struct attendance *attendance)
 
 static void attend_once(struct attendance *attendance)
 {
-    struct pollfd sources[2] = {
+    struct pollfd sources[3] = {
         {.fd = attendance->client->stream, .events = POLLIN},
         {.fd = attendance->relay[0], .events = POLLIN},
+        {.fd = attendance->hidden, .events = POLLIN}, /* -1 is passed over */
     };
     struct caught caught;
     if (frame_waiting(attendance->client)) {
         take_frame(attendance);
         return;
     }
-    if (poll(sources, 2, -1) < 0)
+    if (poll(sources, 3, -1) < 0)
         return; /* a signal: it is in the pipe */
     /* The stream first: what it says about a continued program decides what becomes of our own SIGCONT. */
     if (sources[0].revents != 0)
         take_frame(attendance);
     else if (read(attendance->relay[0], &caught, sizeof caught) == (ssize_t)sizeof caught)
+        forward(attendance, caught);
+    else if (sources[2].revents != 0 && signals_next_hidden(attendance->hidden, &caught))
         forward(attendance, caught);
 }
 
@@ -216,7 +220,7 @@ _Noreturn void attend(struct client *client)
 {
     static struct attributes attributes;
     struct attendance attendance = {.client = client};
-    uint64_t blocked = signals_block(SIGNALS_ALL);
+    uint64_t hidden, blocked = signals_block(SIGNALS_ALL);
     attributes.ignored = signals_ignored();
     if (!pipe_pair(attendance.relay))
         not_run(client, "no pipe for its signals (is the descriptor limit too low?)", errno);
@@ -225,7 +229,8 @@ _Noreturn void attend(struct client *client)
     hand_over(client, &attributes, blocked);
     attendance.shares_terminal = (attributes.flags & ATTRIBUTE_TERMINAL) != 0;
     signals_relay(SIGNALS_ALL, attendance.relay[1]);
-    signals_block(0);
+    attendance.hidden = signals_hidden(&hidden);
+    signals_block(hidden);
     for (;;)
         attend_once(&attendance);
 }

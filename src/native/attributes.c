@@ -11,7 +11,9 @@
 #include "text.h"
 
 #ifdef __linux__
+#include <sched.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #else
 #include <libproc.h>
 #endif
@@ -79,6 +81,68 @@ bool apply_limits(const struct attributes *attributes)
 
 #ifdef __linux__
 
+/* musl's functions for these always fail: POSIX means something else by them. */
+static void adopt_class(pid_t process)
+{
+    struct sched_param theirs, ours;
+    long wanted = syscall(SYS_sched_getscheduler, process), now = syscall(SYS_sched_getscheduler, 0);
+    if (wanted < 0 || syscall(SYS_sched_getparam, process, &theirs) != 0 || syscall(SYS_sched_getparam, 0, &ours) != 0)
+        return;
+    if (wanted != now || theirs.sched_priority != ours.sched_priority)
+        syscall(SYS_sched_setscheduler, 0, wanted, &theirs);
+}
+
+static void adopt_io_priority(pid_t process)
+{
+    const int one_process = 1; /* ioprio_set(2): IOPRIO_WHO_PROCESS, in no header of a C library */
+    long wanted = syscall(SYS_ioprio_get, one_process, process);
+    if (wanted >= 0 && wanted != syscall(SYS_ioprio_get, one_process, 0))
+        syscall(SYS_ioprio_set, one_process, 0, wanted);
+}
+
+static void adopt_processors(pid_t process)
+{
+    uint8_t theirs[1024] = {0}, ours[1024] = {0}; /* 8,192 processors, Linux's most (NR_CPUS) */
+    long size = syscall(SYS_sched_getaffinity, process, sizeof theirs, theirs);
+    if (size > 0 && syscall(SYS_sched_getaffinity, 0, sizeof ours, ours) > 0 && memcmp(theirs, ours, sizeof ours) != 0)
+        syscall(SYS_sched_setaffinity, 0, size, theirs);
+}
+
+/* oom_score_adj of a process as text, "-1000\n" to "1000\n"; 0 if it cannot be read. */
+static size_t read_oom_score(pid_t process, char *score, size_t room)
+{
+    struct text path;
+    text_start(&path);
+    text_add(&path, "/proc/");
+    text_number(&path, process);
+    text_add(&path, "/oom_score_adj");
+    path.bytes[path.used] = '\0';
+    int file = open_descriptor(path.bytes, O_RDONLY | O_CLOEXEC);
+    ssize_t got = file < 0 ? -1 : read_some(file, score, room);
+    close_if_open(&file);
+    return got < 0 ? 0 : (size_t)got;
+}
+
+static void adopt_oom_score(pid_t process)
+{
+    char theirs[16], ours[16];
+    size_t wanted = read_oom_score(process, theirs, sizeof theirs), now = read_oom_score(getpid(), ours, sizeof ours);
+    if (wanted == 0 || (wanted == now && memcmp(theirs, ours, now) == 0))
+        return;
+    int file = open_descriptor("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+    if (file >= 0)
+        write_all(file, theirs, wanted);
+    close_if_open(&file);
+}
+
+void adopt_standing(pid_t process)
+{
+    adopt_class(process);
+    adopt_io_priority(process);
+    adopt_processors(process);
+    adopt_oom_score(process);
+}
+
 void name_supervisor(void)
 {
     prctl(PR_SET_NAME, SUPERVISOR_NAME);
@@ -102,6 +166,11 @@ static bool is_supervisor(pid_t process)
 }
 
 #else
+
+void adopt_standing(pid_t process)
+{
+    (void)process; /* a process can only ask for these about itself */
+}
 
 void name_supervisor(void)
 {

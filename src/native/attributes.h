@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "frames.h"
 
@@ -13,6 +14,10 @@ void take_attributes(struct attributes *attributes, uint64_t blocked);
 /* Each of these returns false with errno set. */
 bool apply_nice(const struct attributes *attributes);
 bool apply_limits(const struct attributes *attributes);
+
+/* Takes over from the process what has no place in struct attributes: scheduling class, I/O priority, processors, and how
+ * readily it is killed for want of memory. Nothing of this keeps a program from running, so what cannot be had is left. */
+void adopt_standing(pid_t process);
 
 /* Whether our session has a controlling terminal and was started by the supervisor: only a process of the same session
  * can join our process group and so get the terminal's signals from the kernel. */

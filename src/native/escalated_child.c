@@ -207,6 +207,8 @@ static _Noreturn void become_program(const struct escalation *escalation, int re
     umask((mode_t)escalation->spawn->what.umask);
     if (!apply_nice(escalation->attributes))
         fail(report, STAGE_PRIORITY);
+    if (escalation->client > 0)
+        adopt_standing(escalation->client);
     if (!place_descriptors(escalation, &program, &report))
         fail(report, STAGE_DESCRIPTORS);
     signals_reset(escalation->attributes->ignored);

@@ -17,6 +17,7 @@ struct escalation {
     size_t count;
     const struct attributes *attributes;
     struct rlimit limit;     /* descriptors: what holds where the attributes do not say */
+    pid_t client;            /* whose standing it takes over; 0: nobody's */
     pid_t group;             /* process group to join; 0: one of its own */
 };
 

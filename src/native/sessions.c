@@ -236,7 +236,7 @@ static bool start_child(struct supervisor *supervisor, struct session *session)
     struct escalation escalation = {
         .spawn = &session->spawn, .program = session->program, .cwd = session->cwd,
         .descriptors = session->descriptors, .numbers = session->numbers, .count = session->count,
-        .attributes = &session->attributes, .limit = supervisor->limit, .group = group,
+        .attributes = &session->attributes, .limit = supervisor->limit, .client = session->client, .group = group,
     };
     session->child = start_escalated(&escalation, &session->report);
     if (session->child < 0)

@@ -6,9 +6,11 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "descriptors.h"
 #include "frames.h"
 
 #ifdef __linux__
+#include <sys/signalfd.h>
 #include <sys/syscall.h>
 
 /* The kernel's own structure and calls: a C library hides the signals that it uses itself (32 to 34 with musl), but an
@@ -37,9 +39,38 @@ static void set_disposition(int number, bool ignore)
     syscall(SYS_rt_sigaction, number, &action, NULL, sizeof(uint64_t));
 }
 
+static bool is_from_kernel(int code)
+{
+    return code > 0; /* kill(2), sigqueue(3) and tgkill(2) have 0 and less: sigaction(2) */
+}
+
 static bool sent_by_kernel(const siginfo_t *info)
 {
-    return info->si_code > 0; /* kill(2), sigqueue(3) and tgkill(2) have 0 and less: sigaction(2) */
+    return is_from_kernel(info->si_code);
+}
+
+int signals_hidden(uint64_t *set)
+{
+    struct sigaction action;
+    int descriptor = -1;
+    *set = 0;
+    for (int number = SIGSYS + 1; number <= (int)SIGNAL_MAX; number++)
+        if (sigaction(number, NULL, &action) != 0)
+            *set |= SIGNAL_BIT(number);
+    if (*set != 0) /* not signalfd(3): its set cannot hold them either */
+        descriptor = above_standard((int)syscall(SYS_signalfd4, -1, set, sizeof *set, SFD_CLOEXEC | SFD_NONBLOCK));
+    if (descriptor < 0)
+        *set = 0;
+    return descriptor;
+}
+
+bool signals_next_hidden(int descriptor, struct caught *caught)
+{
+    struct signalfd_siginfo info;
+    if (read(descriptor, &info, sizeof info) != (ssize_t)sizeof info)
+        return false;
+    *caught = (struct caught){(uint8_t)info.ssi_signo, is_from_kernel(info.ssi_code)};
+    return true;
 }
 
 #else
@@ -75,6 +106,19 @@ static void set_disposition(int number, bool ignore)
 static bool sent_by_kernel(const siginfo_t *info)
 {
     return info->si_pid == 0;
+}
+
+int signals_hidden(uint64_t *set)
+{
+    *set = 0;
+    return -1; /* the system has no others than its C library knows */
+}
+
+bool signals_next_hidden(int descriptor, struct caught *caught)
+{
+    (void)descriptor;
+    (void)caught;
+    return false;
 }
 
 #endif

@@ -24,6 +24,12 @@ struct caught {
 /* Has the signals of the set written to the pipe, which must not block, as struct caught. */
 void signals_relay(uint64_t which, int pipe);
 
+/* Those that signals_relay cannot catch because the C library keeps them for itself (musl: 32 to 34, and 34 is what
+ * kill(1) calls RTMIN). As long as the set stays blocked they can be read from the descriptor. -1 if there are none. */
+int signals_hidden(uint64_t *set);
+/* What signals_hidden says of the next one. False if there is none. */
+bool signals_next_hidden(int descriptor, struct caught *caught);
+
 /* Dies of this signal, without a core file of ours. Returns if the signal does not kill. */
 void die_of(int number);
 
