@@ -21,7 +21,7 @@ from codex_shell_tool_mcp.escalation.channel import (
     receive_message,
     send_at_once,
 )
-from codex_shell_tool_mcp.escalation.environ import escalated_environment
+from codex_shell_tool_mcp.escalation.outside import execution
 from codex_shell_tool_mcp.escalation.params import ExecRecord
 from codex_shell_tool_mcp.escalation.policy import (
     Deny,
@@ -130,6 +130,7 @@ class EscalateServer:
         policy: Decides.
         supervision: Runs what is escalated.
         writable: Where the sandboxed side can write; ``None`` = everywhere.
+        shell: Runs escalated scripts that name no interpreter.
         records: The first :data:`MAX_RECORDS` execs with their decisions.
         decided: How many there were in all.
     """
@@ -137,6 +138,7 @@ class EscalateServer:
     policy: EscalationPolicy
     supervision: Supervision
     writable: tuple[Path, ...] | None
+    shell: Path
     records: list[ExecRecord] = field(default_factory=list)
     decided: int = 0
     _answering: int = 0
@@ -247,29 +249,17 @@ class EscalateServer:
                 await self._escalate(one)
 
     async def _escalate(self, one: _Exec) -> None:
-        """Hand the session to the supervisor, bound to the very file that was decided.
-
-        A script's interpreter opens it by a name. Where the sandboxed side has a hand in what that name leads to, the
-        script is run from a sealed copy, so that what was decided is what is read (its ``$0`` is then ``/dev/fd/N``).
-        """
-        request, asked = one.request, one.asked
-        if request is None or request.program is None or one.before is None or asked.resolved is None:
-            raise ShellToolError("no file of that name could be opened, so it cannot be run outside the sandbox")
-        script = identity.is_script(request.program)
-        copy = identity.sealed_copy(request.program) if script and asked.writable_by_sandbox else None
-        try:
-            if identity.fingerprint(request.program) != identity.fingerprint_of(one.before):
+        """Hand the session to the supervisor, bound to the very file that was decided."""
+        request = one.request
+        assert request is not None
+        with execution(request, one.asked, self.shell, self._roots) as what:
+            if one.before is None or identity.fingerprint(request.descriptors[0]) != identity.fingerprint_of(
+                one.before
+            ):
                 raise ShellToolError("it was changed while it was being decided")
-            program = request.program if copy is None else copy
             await self.supervision.spawn(
-                replace(request, program=program, env=escalated_environment(request.env)),
-                one.stream.fileno(),
-                path=os.fsencode(asked.resolved),
-                decided=identity.fingerprint(program),
-                by_path=script and copy is None,
+                what.request, one.stream.fileno(), path=what.path, decided=what.decided, by_path=what.by_path
             )
-        finally:
-            close_all(() if copy is None else (copy,))
 
 
 def _not_at_once(asked: ExecRequest) -> None:

@@ -8,6 +8,7 @@ import os
 import stat
 from collections import deque
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -95,18 +96,40 @@ def absolute(file: str, cwd: str | None) -> str:
     return os.path.normpath("/" + joined.lstrip("/"))  # normpath keeps two leading slashes, as POSIX allows
 
 
-def is_script(descriptor: int) -> bool:
-    """Whether the kernel would hand the file to a ``#!`` interpreter (execve(2)). An unreadable one is none."""
+class Kind(Enum):
+    """Who runs a file, by its first bytes."""
+
+    IMAGE = "the kernel"
+    SCRIPT = "the interpreter it names"
+    PLAIN = "the shell that called it"
+
+
+IMAGES = (
+    b"\x7fELF",
+    *(b"\xcf\xfa\xed\xfe", b"\xce\xfa\xed\xfe", b"\xca\xfe\xba\xbe", b"\xca\xfe\xba\xbf"),
+)
+"""How images begin: ELF, and what macOS has (Mach-O/loader.h, fat.h)."""
+
+SAMPLE = 80
+"""Bytes of which bash decides whether a file that no kernel executes is text: no NUL in the first line."""
+
+
+def kind_of(descriptor: int) -> Kind:
+    """Who would run the file: execve(2), and bash for a file that it refuses. An unreadable one is an image."""
     try:
         again = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
-        return False
+        return Kind.IMAGE
     try:
-        return stat.S_ISREG(os.fstat(again).st_mode) and os.pread(again, 2, 0) == b"#!"
+        head = os.pread(again, SAMPLE, 0) if stat.S_ISREG(os.fstat(again).st_mode) else IMAGES[0]
     except OSError:
-        return False
+        return Kind.IMAGE
     finally:
         os.close(again)
+    line = head.partition(b"\n")[0]
+    if line.startswith(b"#!") and line[2:].strip(b" \t"):
+        return Kind.SCRIPT
+    return Kind.IMAGE if line.startswith(IMAGES) or b"\0" in line else Kind.PLAIN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,8 +179,12 @@ def name_is_trusted(program: str, resolved: str | None, roots: Roots) -> bool:
     return place == resolved
 
 
-def sealed_copy(descriptor: int) -> int:
+def sealed_copy(descriptor: int, before: bytes = b"") -> int:
     """A copy of a script that nobody can change (memfd_create(2), sealed): a descriptor for the caller to close.
+
+    Args:
+        descriptor: The script.
+        before: What to put in front of it.
 
     Raises:
         OSError: It cannot be read, copied, or is larger than :data:`MAX_SCRIPT`.
@@ -168,7 +195,7 @@ def sealed_copy(descriptor: int) -> int:
             content = source.read(MAX_SCRIPT + 1)
         if len(content) > MAX_SCRIPT:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-        view = memoryview(content)
+        view = memoryview(before + content)
         while view:
             view = view[os.write(copy, view) :]
         os.fchmod(copy, 0o555)

@@ -59,6 +59,7 @@ async def run_escalate_server(
             policy=escalation_policy_factory.create_policy(policy, stopwatch),
             supervision=supervision,
             writable=confined.writable,
+            shell=shell_program.path,
         )
         outcome = await _run(server, stopwatch)
     return _result(server, outcome, time.monotonic() - begun)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from codex_shell_tool_mcp.escalation import identity
+from codex_shell_tool_mcp.escalation.identity import Kind
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,16 +60,36 @@ def test_fingerprint_sees_a_change_in_place(tmp_path: Path, change: str) -> None
         os.close(descriptor)
 
 
-@pytest.mark.skipif(not hasattr(os, "O_PATH"), reason="O_PATH is Linux's; elsewhere scripts are told by their path")
+@pytest.mark.skipif(not hasattr(os, "O_PATH"), reason="O_PATH is Linux's; elsewhere a file is told by its path")
 @pytest.mark.parametrize(
-    ("content", "expected"), [(b"#!/bin/sh\n", True), (b"\x7fELF", False), (b"", False), (b"#", False)]
+    ("content", "expected"),
+    [
+        (b"#!/bin/sh\n", Kind.SCRIPT),
+        (b"#! sh", Kind.SCRIPT),
+        (b"#! \t\n/bin/sh\n", Kind.PLAIN),
+        (b"#!", Kind.PLAIN),
+        (b"\x7fELF", Kind.IMAGE),
+        (b"\xcf\xfa\xed\xfe", Kind.IMAGE),
+        (b"MZ\0garbage", Kind.IMAGE),
+        (b"echo a\n\0", Kind.PLAIN),
+        (b"", Kind.PLAIN),
+        (b"#", Kind.PLAIN),
+    ],
 )
-def test_is_script(tmp_path: Path, content: bytes, expected: bool) -> None:
+def test_kind_of(tmp_path: Path, content: bytes, expected: Kind) -> None:
     file = tmp_path / "tool"
     file.write_bytes(content)
     descriptor = os.open(file, os.O_PATH)
     try:
-        assert identity.is_script(descriptor) is expected
+        assert identity.kind_of(descriptor) is expected
+    finally:
+        os.close(descriptor)
+
+
+def test_a_folder_is_no_script(tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    try:
+        assert identity.kind_of(descriptor) is Kind.IMAGE
     finally:
         os.close(descriptor)
 
