@@ -308,6 +308,7 @@ def test_system_calls_that_are_refused(name: str, options: list[str]) -> None:
     ],
 )
 def test_foreign_system_calls_kill(instructions: bytes) -> None:
+    """Named exception old-machine-code."""
     code = f"""
 import ctypes, mmap
 memory = mmap.mmap(-1, 4096, prot=7)
