@@ -17,7 +17,7 @@ from shell_tool_release.bash_suite import SuiteFiles, suite_files
 from shell_tool_release.cache import cache_root
 from shell_tool_release.sources import SourceOptions, bash_source
 from support.built import built
-from system.bash_support.suite import Binaries, Mode, SuiteRun, difference, judge
+from system.bash_support.suite import Binaries, Mode, SuiteRun, difference, judge, reference
 from system.bash_support.suite_lists import load
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def suite(request: pytest.FixtureRequest, files: SuiteFiles, default_signals: No
     for item in request.session.items:
         if isinstance(item, pytest.Function) and item.module is request.module:
             case: dict[str, Any] = dict(item.callspec.params)
-            needed |= {(case["script"], "plain"), (case["script"], case["mode"])}
+            needed |= {(case["script"], mode) for mode in (case["mode"], reference(case["mode"]))}
     here = built()
     binaries = Binaries(bash=here.bash, stock=here.bash_stock, wrapper=here.wrapper, supervisor=here.supervisor)
     with SuiteRun(sorted(needed), files, binaries) as run:
@@ -62,7 +62,7 @@ def suite(request: pytest.FixtureRequest, files: SuiteFiles, default_signals: No
 
 
 def _same(suite: SuiteRun, script: str, mode: Mode) -> Result:
-    found = difference(suite.result(script, "plain"), suite.result(script, mode), LISTS.passing(script))
+    found = difference(suite.result(script, reference(mode)), suite.result(script, mode), LISTS.passing(script))
     wrong = judge(found, LISTS.expected(script, mode))
     assert wrong is None, f"{script}, {mode}: {wrong}"
     return suite.result(script, mode)
@@ -103,3 +103,12 @@ def test_escalated_is_as_plain(suite: SuiteRun, script: str, mode: Mode) -> None
     shells = sum(request.resolved is not None and request.resolved.endswith("/bash") for request in result.asked)
     assert shells > 0
     assert 0 < result.escalated <= len(result.asked) - 1
+
+
+@pytest.mark.parametrize("script", LISTS.scripts)
+@pytest.mark.parametrize("mode", ["outside"])
+def test_an_escalated_shell_is_as_plain(suite: SuiteRun, script: str, mode: Mode) -> None:
+    """Every exec is done by the supervisor: the tests find what an escalated program was given to be as always."""
+    result = _same(suite, script, mode)
+    assert result.escalated == len(result.asked) > 1
+    assert "bash" in [Path(request.program).name for request in result.asked]

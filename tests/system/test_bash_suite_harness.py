@@ -20,6 +20,7 @@ from shell_tool_release.sources import SourceOptions, bash_source
 from support.built import built
 from system.bash_support.suite import (
     INTERCEPTED,
+    MODES,
     Binaries,
     Mode,
     Result,
@@ -125,22 +126,23 @@ def test_only_what_must_differ_is_made_alike(tmp_path: Path) -> None:
 
 
 def test_a_script_is_the_same_in_all_modes(files: SuiteFiles) -> None:
-    plain, again, stock, *intercepted = run(files, "plain", "again", "stock", *INTERCEPTED)
+    results = dict(zip(MODES, run(files, *MODES), strict=True))
+    plain = results["plain"]
     assert plain.status == 0
     assert plain.compared.startswith("argv[1] = <")
-    assert [difference(plain, other) for other in (again, stock, *intercepted)] == [[], [], [], []]
-    assert [len(result.asked) > 30 for result in (plain, again, stock, *intercepted)] == [False] * 3 + [True] * 2
-    assert [result.escalated > 30 for result in intercepted] == [False, True]
+    assert {mode: difference(plain, result) for mode, result in results.items()} == {mode: [] for mode in MODES}
+    assert [mode for mode, result in results.items() if len(result.asked) > 2] == list(INTERCEPTED)
+    assert [mode for mode, result in results.items() if result.escalated > 2] == ["escalate", "outside"]
 
 
 def test_one_exec_that_does_not_happen_is_noticed(files: SuiteFiles, monkeypatch: pytest.MonkeyPatch) -> None:
-    decide = SuitePolicy.determine_action
+    decide = SuitePolicy.decide_at_once
 
-    async def deny_the_twentieth(policy: SuitePolicy, request: ExecRequest) -> EscalateAction:
-        action = await decide(policy, request)
+    def deny_the_twentieth(policy: SuitePolicy, request: ExecRequest) -> EscalateAction | None:
+        action = decide(policy, request)
         return Deny(reason="broken") if len(policy.asked) == 20 else action
 
-    monkeypatch.setattr(SuitePolicy, "determine_action", deny_the_twentieth)
+    monkeypatch.setattr(SuitePolicy, "decide_at_once", deny_the_twentieth)
     plain, intercepted = run(files, "plain", "run")
     found = difference(plain, intercepted)
     assert "+Execution denied: broken" in found

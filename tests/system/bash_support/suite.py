@@ -15,14 +15,17 @@ import subprocess
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeVar, get_args
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
+
+from mcp_types import ClientCapabilities, ElicitationCapability, ElicitResult, FormElicitationCapability
 
 from codex_shell_tool_mcp.escalation.params import ExecParams
 from codex_shell_tool_mcp.escalation.policy import Escalate, EscalateAction, ExecRequest, Run
 from codex_shell_tool_mcp.escalation.server import run_escalate_server
 from codex_shell_tool_mcp.execpolicy.rules import Policy
 from codex_shell_tool_mcp.sandbox.spec import DangerFullAccess, SandboxState
+from codex_shell_tool_mcp.server.approvals import McpEscalationPolicyFactory
 from codex_shell_tool_mcp.shells.catalog import ShellProgram
 from shell_tool_release.bash_suite import suite_place, wait_and_end
 
@@ -36,12 +39,20 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-Mode = Literal["plain", "again", "stock", "run", "escalate"]
+Mode = Literal["plain", "again", "stock", "run", "escalate", "bare", "outside"]
 """The patched shell without interception, twice; stock bash; interception with every exec run; with every exec
-escalated but that of the patched shell itself."""
+escalated but that of the patched shell itself; without interception and without our locales; with every exec escalated,
+so that the tests run in an escalated shell (to which LOCPATH is not passed on)."""
 
 MODES: tuple[Mode, ...] = get_args(Mode)
-INTERCEPTED: tuple[Mode, ...] = ("run", "escalate")
+INTERCEPTED: tuple[Mode, ...] = ("run", "escalate", "outside")
+_WITHOUT_LOCALES: tuple[Mode, ...] = ("bare", "outside")
+
+
+def reference(mode: Mode) -> Mode:
+    """The mode that this one is to be like."""
+    return "bare" if mode == "outside" else "plain"
+
 
 SLEEPERS = ("run-jobs", "run-trap")
 """Scripts that sleep for a minute, and for 17 seconds. They take no part in the limit, and all modes run at once: they
@@ -74,23 +85,51 @@ class Binaries:
     supervisor: Path
 
 
+class Accepting:
+    """An MCP client, and the context of a request of its: its user accepts whatever they are asked."""
+
+    request_id = 1
+    client_capabilities = ClientCapabilities(elicitation=ElicitationCapability(form=FormElicitationCapability()))
+
+    @property
+    def session(self) -> Accepting:
+        """Both in one."""
+        return self
+
+    async def elicit_form(self, *_: object) -> ElicitResult:
+        """Say yes."""
+        return ElicitResult(action="accept", content={})
+
+
 @dataclass(kw_only=True)
 class SuitePolicy:
-    """A policy and its factory: escalates everything but the shell itself, or nothing."""
+    """A policy and its factory. ``run`` is what the server does without any rules: run nearly everything at once, and
+    the rest (``rm -rf``) after a question; the other modes escalate."""
 
-    escalates: bool
+    mode: Mode
     shell: str
     asked: list[ExecRequest] = field(default_factory=list)
     escalated: int = 0
 
     def create_policy(self, policy: Policy, stopwatch: Stopwatch) -> SuitePolicy:
         """As an EscalationPolicyFactory."""
+        factory = McpEscalationPolicyFactory(context=cast("Any", Accepting()))
+        self._without_rules = factory.create_policy(policy, stopwatch)
         return self
+
+    def decide_at_once(self, request: ExecRequest) -> EscalateAction | None:
+        """As an ImmediateEscalationPolicy."""
+        action = self._without_rules.decide_at_once(request) if self.mode == "run" else None
+        if action is not None:
+            self.asked.append(request)
+        return action
 
     async def determine_action(self, request: ExecRequest) -> EscalateAction:
         """As an EscalationPolicy."""
         self.asked.append(request)
-        if not self.escalates or request.resolved == self.shell:
+        if self.mode == "run":
+            return await self._without_rules.determine_action(request)
+        if self.mode == "escalate" and request.resolved == self.shell:
             return Run()
         self.escalated += 1
         return Escalate()
@@ -215,6 +254,8 @@ class SuiteRun:
     async def _one(self, script: str, mode: Mode, place: SuitePlace) -> None:
         future = self._results[script, mode]
         at = await self._in_thread(place.lay_out, f"{mode}/{script}")
+        if mode in _WITHOUT_LOCALES:
+            at = replace(at, environ={name: value for name, value in at.environ.items() if name != "LOCPATH"})
         try:
             future.set_result(await self._outcome(script, mode, place, at))
         except Exception as error:  # noqa: BLE001 - it is this script's result
@@ -224,7 +265,7 @@ class SuiteRun:
 
     async def _outcome(self, script: str, mode: Mode, place: SuitePlace, at: ScriptFolder) -> Result:
         command = f"{_PRELUDE}\n. ./{script}"
-        policy = SuitePolicy(escalates=mode == "escalate", shell=str(place.bash.resolve()))
+        policy = SuitePolicy(mode=mode, shell=str(place.bash.resolve()))
         if mode in INTERCEPTED:
             status, printed = await self._intercepted(command, place, at, policy)
         else:
