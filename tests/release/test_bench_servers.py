@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 
 from bench import client as client_module
 from bench import contenders, options, peer
+from bench.__main__ import README
 from bench.client import Client, Script
 from bench.errors import BenchError
 from bench.loops import LOOPS
@@ -25,11 +27,13 @@ from bench.measure import Plan, measure
 from bench.subjects import Served, environment
 from codex_shell_tool_mcp.sandbox.probe import host_support
 from release.conftest import cannot
-from shell_tool_release.workspace import Workspace
+from shell_tool_release.workspace import Workspace, find_workspace
 from support.built import built
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from shell_tool_release.npm import Package
 
 # --- ours ---
 
@@ -107,6 +111,50 @@ def test_a_package_that_is_not_there_is_told_with_the_way_to_it(tmp_path: Path) 
 def _checkout(folder: Path) -> Path:
     (folder / "pyproject.toml").write_text('[project]\nversion = "1.2.3"\n')
     return folder
+
+
+def _bench(packed: tuple[Workspace, Package], scratch: Path, *arguments: str) -> subprocess.Popen[str]:
+    """The program itself, in this checkout, measuring the package, with ``scratch`` for all it writes."""
+    if shutil.which("npm") is None:
+        cannot("npm is not here")
+    (scratch / "tmp").mkdir()
+    command = [sys.executable, "-m", "bench", "--no-peer", "--no-confined", "--quick", "--package", str(packed[1].path)]
+    return subprocess.Popen(
+        [*command, *arguments],
+        cwd=find_workspace().root,
+        env={**os.environ, "PYTHONPATH": "src", "TMPDIR": str(scratch / "tmp")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.timeout(900)  # freezing takes half a minute, minutes where six others do it too
+def test_it_measures_the_package_as_it_ships(tmp_path: Path, packed: tuple[Workspace, Package]) -> None:
+    before = README.read_text()
+    process = _bench(
+        packed, tmp_path, "--only", "run", "--rounds", "1", "--write", "--json", str(tmp_path / "all.json")
+    )
+    said, progress = process.communicate()
+    assert process.returncode == 0, progress
+    assert "(the npm package, as it ships)" in said
+    samples = json.loads((tmp_path / "all.json").read_text())
+    assert [sample["subject"] for sample in samples] == ["ours", "plain"]
+    assert "not everything was measured" in progress
+    assert README.read_text() == before
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.timeout(900)
+def test_ended_early_it_leaves_nothing(tmp_path: Path, packed: tuple[Workspace, Package]) -> None:
+    process = _bench(packed, tmp_path, "--only", "run", "--rounds", "1000")
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("round 1: run")
+    process.terminate()
+    _, said = process.communicate()
+    assert process.returncode == 1
+    assert said.endswith("ended by SIGTERM; nothing was written\n")
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 # --- servers that misbehave ---
