@@ -8,7 +8,10 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -24,7 +27,21 @@ def line(**members: object) -> bytes:
     return json.dumps({"jsonrpc": "2.0", **members}).encode() + b"\n"
 
 
-def read_all(data: bytes) -> list[SessionMessage | Exception]:
+def read_file(data: bytes) -> list[SessionMessage | Exception]:
+    """What a server makes of a file as its stdin."""
+
+    async def run() -> list[SessionMessage | Exception]:
+        with tempfile.TemporaryFile() as file:
+            file.write(data)
+            file.seek(0)
+            return [item async for item in transport.Incoming(file.fileno())]
+
+    return asyncio.run(asyncio.wait_for(run(), 20))
+
+
+def read_pipe(data: bytes) -> list[SessionMessage | Exception]:
+    """What it makes of a pipe."""
+
     async def run() -> list[SessionMessage | Exception]:
         source, sink = os.pipe()
         try:
@@ -44,28 +61,37 @@ def _write_and_close(sink: int, data: bytes) -> None:
         file.write(data)
 
 
-def test_messages_come_in_order() -> None:
+Read = Callable[[bytes], "list[SessionMessage | Exception]"]
+
+either_way = pytest.mark.parametrize("read_all", [read_pipe, read_file])
+
+
+@either_way
+def test_messages_come_in_order(read_all: Read) -> None:
     found = read_all(b"".join(line(id=number, method="m") for number in range(500)))
     assert [item.message.id for item in found if isinstance(item, SessionMessage)] == list(range(500))  # type: ignore[union-attr]
 
 
+@either_way
 @pytest.mark.parametrize(
     "garbage", [b"\n", b"not json\n", b"[]\n", b'{"jsonrpc":"1.0"}\n', b"\xff\xfe\n", b"{" * 9999 + b"\n"]
 )
-def test_garbage_is_passed_over(garbage: bytes) -> None:
+def test_garbage_is_passed_over(read_all: Read, garbage: bytes) -> None:
     bad, good = read_all(garbage + line(method="n"))
     assert isinstance(bad, Exception)
     assert isinstance(good, SessionMessage)
     assert isinstance(good.message, JSONRPCNotification)
 
 
-def test_a_last_line_without_its_end_counts() -> None:
+@either_way
+def test_a_last_line_without_its_end_counts(read_all: Read) -> None:
     (found,) = read_all(line(id=1, method="m").rstrip())
     assert isinstance(found, SessionMessage)
     assert isinstance(found.message, JSONRPCRequest)
 
 
-def test_a_line_without_end_ends_the_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+@either_way
+def test_a_line_without_end_ends_the_reading(read_all: Read, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "MAX_MESSAGE", 1000)
     found = read_all(line(id=1, method="m") + b"x" * 5000)
     assert len(found) == 1
@@ -85,6 +111,69 @@ def test_it_can_be_ended_while_nothing_comes() -> None:
             os.close(sink)
 
     assert asyncio.run(asyncio.wait_for(run(), 5)) == []
+
+
+def test_a_client_of_pipes_costs_no_thread_a_message() -> None:
+    """Reads and small answers happen on the loop: a thread that had to be woken would cost every call."""
+
+    async def run() -> set[str]:
+        (source, client_sink), (client_source, sink) = os.pipe(), os.pipe()
+        os.set_blocking(client_source, False)
+        incoming, outgoing = transport.Incoming(source), transport.Outgoing(sink, asyncio.Event())
+        os.write(client_sink, line(id=1, method="m"))
+        assert isinstance(await incoming.receive(), SessionMessage)
+        await outgoing.send(message(2))
+        # Not a turn of the loop has passed since: nobody else can have written it.
+        assert json.loads(os.read(client_source, 4096))["id"] == 2
+        names = {thread.name for thread in threading.enumerate()}
+        incoming.end()
+        await outgoing.aclose()
+        for descriptor in (source, client_sink, client_source, sink):
+            os.close(descriptor)
+        return names
+
+    assert "stdin" not in asyncio.run(asyncio.wait_for(run(), 5))
+
+
+def test_messages_nobody_takes_are_not_read() -> None:
+    async def run() -> int:
+        source, sink = os.pipe()
+        os.set_blocking(sink, False)
+        incoming = transport.Incoming(source)
+        one, written = line(id=1, method="m" * 1000), 0
+        try:
+            while True:
+                await asyncio.sleep(0)
+                written += os.write(sink, one)
+        except BlockingIOError:
+            pass
+        taken = 0
+        while taken < written // len(one):  # and go on being read when they are taken
+            assert isinstance(await incoming.receive(), SessionMessage)
+            taken += 1
+        incoming.end()
+        os.close(source)
+        os.close(sink)
+        return written
+
+    assert asyncio.run(asyncio.wait_for(run(), 20)) < 1_000_000
+
+
+def test_an_answer_longer_than_the_pipe_is_written_whole_and_before_the_next() -> None:
+    async def run() -> list[int]:
+        source, sink = os.pipe()
+        os.set_blocking(sink, False)  # as a client may have set it on the description it shares
+        async with transport.Outgoing(sink, asyncio.Event()) as outgoing:
+            sending = asyncio.gather(
+                outgoing.send(message(1, text="x" * 300_000)), outgoing.send(message(2)), outgoing.send(message(3))
+            )
+            await asyncio.sleep(0.02)
+            reading = asyncio.create_task(asyncio.to_thread(_read_all, source))
+            await sending
+        os.close(sink)
+        return [json.loads(text)["id"] for text in (await reading).splitlines()]
+
+    assert asyncio.run(asyncio.wait_for(run(), 20)) == [1, 2, 3]
 
 
 def message(number: int, **params: Any) -> SessionMessage:
