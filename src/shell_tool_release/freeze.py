@@ -28,7 +28,9 @@ from codex_shell_tool_mcp.server.excluded import EXCLUDED_MODULES
 from shell_tool_release import environments, licenses
 from shell_tool_release.cache import Key, cache_root, entry, file_sha256
 from shell_tool_release.errors import BuildError, run_main
-from shell_tool_release.workspace import find_workspace
+from shell_tool_release.lock import load_lock
+from shell_tool_release.toolchain import ZigCompiler, build_environ, find_zig
+from shell_tool_release.workspace import find_workspace, host_platform
 
 if TYPE_CHECKING:
     from shell_tool_release.workspace import Workspace
@@ -37,6 +39,12 @@ ENVIRONMENT = "freeze"
 GROUPS = (environments.PROJECT, "freeze")
 
 PACKAGE = "codex_shell_tool_mcp"
+
+WRAPPER = "codex-execve-wrapper-py"
+"""The Python wrapper's program."""
+
+_BOOT_TARGETS = {"linux-x64": "x86_64-linux-gnu.2.17", "linux-arm64": "aarch64-linux-gnu.2.17"}
+"""What its boot program is compiled for: any glibc, for the libpython beside it is the one that asks for a newer."""
 
 OPTIMIZE = 2
 """As ``python -OO``: no assertions, no docstrings. Assertions here state what cannot happen and guard no input."""
@@ -92,6 +100,7 @@ class _Input:
     scripts: dict[str, str]
     excluded: tuple[str, ...]
     strip: bool
+    compiler: ZigCompiler
 
 
 def freeze(workspace: Workspace) -> Frozen:
@@ -108,6 +117,7 @@ def freeze(workspace: Workspace) -> Frozen:
             scripts=_scripts(workspace),
             excluded=(*EXCLUDED_MODULES, *LEFT_OUT),
             strip=sys.platform != "darwin" and shutil.which("strip") is not None,
+            compiler=ZigCompiler(zig=find_zig(), target=_BOOT_TARGETS.get(host_platform(), "native")),
         )
         found = entry(cache_root(), _key(workspace, source), lambda place: _freeze(source, place))
     return Frozen(
@@ -143,11 +153,16 @@ def _key(workspace: Workspace, source: _Input) -> Key:
         hidden=HIDDEN,
         optimize=OPTIMIZE,
         strip=source.strip,
+        boot=[file_sha256(_boot_file()), source.compiler.identity],
     )
 
 
 def _spec_file() -> Path:
     return Path(__file__).with_name("server.spec")
+
+
+def _boot_file() -> Path:
+    return Path(__file__).with_name("wrapper_boot.c")
 
 
 def _libpython_digest() -> str:
@@ -180,6 +195,8 @@ def _freeze(source: _Input, folder: Path) -> None:
     work.mkdir()
     listing = _run_pyinstaller(source, work)
     (work / "dist" / "server").rename(folder / "server")
+    if sys.platform == "linux":
+        _boot_wrapper(source, folder / "server", work)
     licenses.collect(listing, site_packages=_site_packages(source.python), target=folder / "licenses")
     (work / "listing.json").rename(folder / "listing.json")
     shutil.rmtree(work)
@@ -212,6 +229,24 @@ def _write_script(work: Path, name: str, target: str) -> Path:
     path = work / f"{name.replace('-', '_')}.py"
     path.write_text(f"import sys\n\nfrom {module} import {function}\n\nsys.exit({function}())\n", encoding="utf-8")
     return path
+
+
+def _boot_wrapper(source: _Input, server: Path, work: Path) -> None:
+    """Put a boot program of our own in place of the wrapper's: the freezer's changes the process that is to exec.
+
+    Its file says how. On macOS the freezer's stays, with its differences (tests/NAMED_EXCEPTIONS.md).
+    """
+    name = sysconfig.get_config_var("INSTSONAME")
+    bundle = server / "_internal"
+    extensions = next(bundle.glob("python3*/lib-dynload")).relative_to(bundle)
+    defines = {"LIBRARY": name, "EXTENSIONS": extensions, "MODULE": source.scripts[WRAPPER].partition(":")[0]}
+    command = [*source.compiler.command(), "-std=c11", "-D_GNU_SOURCE", "-Os", "-s", "-Wall", "-Wextra", "-Werror"]
+    command += ["-fno-sanitize=all", "-Wl,--build-id=none", f"-ffile-prefix-map={_boot_file().parent}=src"]
+    command += [f'-D{key}="{value}"' for key, value in defines.items()]
+    command += ["-isystem", sysconfig.get_path("include"), "-o", str(server / WRAPPER), str(_boot_file()), "-ldl"]
+    (server / WRAPPER).unlink()
+    environ = build_environ(folder=work, cache=cache_root(), epoch=load_lock().epoch)
+    _run(command, environ)
 
 
 def _site_packages(python: Path) -> Path:
