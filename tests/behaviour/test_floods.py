@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 TEN = "".join(f"{number}\n" for number in range(1, 11))
 
 
-async def _flooded(script: str, attackers: int, workdir: Path) -> tuple[str, list[str]]:
-    """Another call's output, made while the flood went on, and the attackers'."""
+async def _flooded(script: str, attackers: int, workdir: Path, opened: int) -> tuple[str, list[str]]:
+    """Another call's output, made while the flood held ``opened`` streams, and the attackers' outputs."""
     stop = workdir / "stop"
     flood = [
         asyncio.ensure_future(_async_call(script, Table(), workdir, timeout=60, sandbox=ReadOnly()))
         for _ in range(attackers)
     ]
-    await asyncio.sleep(1)
+    while answering._Open.count < opened:
+        await asyncio.sleep(0.01)
     other = await _async_call("for i in {1..10}; do /bin/echo $i; done", Table(), workdir, timeout=60)
     assert not any(one.done() for one in flood), "the flood was to go on until it is told to stop"
     stop.touch()
@@ -34,17 +35,19 @@ async def _flooded(script: str, attackers: int, workdir: Path) -> tuple[str, lis
 
 def test_ten_thousand_half_open_handshakes(tmp_path: Path) -> None:
     script = f"{FORGER} half_open_until {tmp_path}/stop 10000 40"
-    output, (said,) = asyncio.run(_flooded(script, 1, tmp_path))
+    output, (said,) = asyncio.run(_flooded(script, 1, tmp_path, 40))
     assert output == TEN
     assert int(said.split()[1]) >= 10_000
 
 
-@pytest.mark.parametrize("attackers", [1, 4])
-def test_handshakes_that_are_kept_half_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attackers: int) -> None:
+@pytest.mark.parametrize(("attackers", "opened"), [(1, answering.MAX_SESSIONS), (4, answering.MAX_OPEN)])
+def test_handshakes_that_are_kept_half_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attackers: int, opened: int
+) -> None:
     """As many as the server holds for one call; with several calls, more than it holds for all together."""
     monkeypatch.setattr(answering, "HALF_OPEN_DEADLINE", 1000)  # none makes room by being given up
     script = f"{FORGER} half_open_until {tmp_path}/stop 0 900 & while [ ! -e {tmp_path}/stop ]; do :; done"
-    output, _ = asyncio.run(_flooded(script, attackers, tmp_path))
+    output, _ = asyncio.run(_flooded(script, attackers, tmp_path, opened))
     assert output == TEN
 
 
