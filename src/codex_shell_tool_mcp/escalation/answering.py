@@ -7,6 +7,7 @@ one turn of the event loop. What has to wait (for a person, the rest of a large 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from dataclasses import dataclass, field, replace
@@ -164,7 +165,8 @@ class EscalateServer:
                 else:
                     self._answering += 1
                     _Open.count += 1
-                    sessions.create_task(self._session(one))
+                    # Not in the task itself: one that is cancelled before its first step never runs a line of it.
+                    sessions.create_task(self._session(one)).add_done_callback(lambda _: self._done(one))
 
             await self.supervision.rendezvous.serve(take, self._is_busy)
 
@@ -197,18 +199,17 @@ class EscalateServer:
 
     async def _session(self, one: _Exec) -> None:
         """Answer what could not be answered at once."""
-        channel = None
         try:
-            channel = one.channel()
-            await self._answer(one, channel)
+            with contextlib.closing(one.channel()) as channel:
+                await self._answer(one, channel)
         except Exception as error:  # noqa: BLE001 - see _drop
             _drop(error)
-        finally:
-            self._answering -= 1
-            _Open.count -= 1
-            if channel is not None:
-                channel.close()
-            one.close()
+
+    def _done(self, one: _Exec) -> None:
+        """Its task has ended, or never began."""
+        self._answering -= 1
+        _Open.count -= 1
+        one.close()
 
     async def _answer(self, one: _Exec, channel: Channel) -> None:
         if one.request is None:
