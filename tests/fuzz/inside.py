@@ -66,6 +66,20 @@ class Attacker:
                 if isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ETOOMANYREFS}:
                     self.drop_some()
         print(sorted(self.counts.items()), flush=True)
+        if os.fork() == 0:
+            self.until_the_end()
+
+    def until_the_end(self) -> None:
+        """Go on asking while the call ends, which it does because its shell has ended."""
+        os.close(1)
+        os.close(2)
+        program = os.open(self.canary, os.O_PATH)
+        whole = forger.request(self.canary, ["canary", "slow-1"], flags=1)
+        while True:
+            with contextlib.suppress(OSError):
+                ours, _ = forger.hello()
+                forger.send(ours, self.random.choice((whole, whole[:1], whole[:-1])), (program,))
+                self.finish(ours)
 
     def descriptors(self, most: int) -> tuple[list[int], list[int]]:
         """Some descriptors of all kinds, and which of them to close after they were sent."""

@@ -105,7 +105,9 @@ class Arena:
         log = self.folder / "log" / "ran"
         log.touch()
         for program, words in ((self.canary, '"$@"'), (self.evil, "EVIL")):
-            program.write_text(f"#!/bin/sh\n{{ printf '%s|' {words}; echo; }} >> {log} 2>/dev/null\n")
+            # One write a line: several may run at the same time.
+            join = f"for word in {words}; do line=$line$word'|'; done"
+            program.write_text(f"#!/bin/sh\n{join}\n{{ printf '%s\\n' $line >> {log}; }} 2>/dev/null\n")
             program.chmod(0o755)
 
     @property
