@@ -59,6 +59,7 @@ class Options:
         sandbox: Policy while the client has sent none.
         approval_timeout: Seconds a question may stay unanswered; ``None`` = for ever.
         max_output_bytes: How much of a call's output is kept: its first and its last part.
+        rules: Rules files beside those in the folders.
     """
 
     execve: Path | None = None
@@ -68,6 +69,7 @@ class Options:
     sandbox: str = SANDBOXES[0]
     approval_timeout: float | None = DEFAULT_APPROVAL_TIMEOUT
     max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES
+    rules: tuple[Path, ...] = ()
 
 
 def _seconds(text: str) -> float:
@@ -107,6 +109,14 @@ def parser() -> argparse.ArgumentParser:
         "--preserve-program-paths", action="store_true", help="match rules on a program's whole path, not its name"
     )
     made.add_argument(
+        "--rules",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a rules file to be read after those in the folders; may be repeated",
+    )
+    made.add_argument(
         "--sandbox",
         choices=SANDBOXES,
         default=SANDBOXES[0],
@@ -141,6 +151,7 @@ def parse(arguments: Sequence[str]) -> Options:
         sandbox=found.sandbox,
         approval_timeout=found.approval_timeout or None,
         max_output_bytes=found.max_output_bytes,
+        rules=tuple(found.rules),
     )
 
 
@@ -192,12 +203,15 @@ def _serve(options: Options) -> int:
         stream=sys.stderr, level=log_level(os.environ), format=f"{PROGRAM}: %(levelname)s: %(name)s: %(message)s"
     )
     # The rules come first: their evaluator is forked while this process still is small and has one thread.
-    from codex_shell_tool_mcp.execpolicy.loader import find_codex_home, load_rules  # noqa: PLC0415
+    from codex_shell_tool_mcp.execpolicy.live import LiveRules  # noqa: PLC0415
+    from codex_shell_tool_mcp.execpolicy.loader import find_codex_home  # noqa: PLC0415
     from codex_shell_tool_mcp.sandbox.spec import DEFAULT_POLICIES  # noqa: PLC0415
     from codex_shell_tool_mcp.server.stdio import serve_stdio  # noqa: PLC0415
     from codex_shell_tool_mcp.shells.locate import find_programs  # noqa: PLC0415
 
-    policy = load_rules(find_codex_home(os.environ))
+    cwd = _working_directory()
+    rules = LiveRules(find_codex_home(os.environ), tuple(path.absolute() for path in options.rules))
+    rules.refresh(cwd)
     programs = find_programs(
         bash=options.bash,
         execve=options.execve,
@@ -207,7 +221,8 @@ def _serve(options: Options) -> int:
     )
     serve_stdio(
         programs=programs,
-        policy=policy,
+        rules=rules,
+        rules_cwd=cwd,
         default_sandbox=DEFAULT_POLICIES[options.sandbox],
         environment=environment,
         preserve_program_paths=options.preserve_program_paths,
@@ -215,3 +230,10 @@ def _serve(options: Options) -> int:
         max_output_bytes=options.max_output_bytes,
     )
     return 0
+
+
+def _working_directory() -> Path | None:
+    try:
+        return Path.cwd()
+    except OSError:  # it is gone: then there is no project
+        return None

@@ -1,28 +1,41 @@
-"""Finds rules files, reads them safely and makes one policy of them."""
+"""Finds the layers rules come from, and reads their files.
+
+In this order: the administrator's folder, the user's, those of the project from its root down to the working directory,
+files named on the command line, and last what the administrator's ``requirements.toml`` adds.
+"""
 
 from __future__ import annotations
 
-import errno
 import os
 import pwd
-import stat
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codex_shell_tool_mcp.errors import PolicyError, UsageError
+from codex_shell_tool_mcp.execpolicy.files import (
+    Seen,
+    opened_folder,
+    read_text,
+    reason,
+    refuse_what_others_write,
+    signature,
+)
 from codex_shell_tool_mcp.execpolicy.isolation import Limits, RulesText, evaluate
+from codex_shell_tool_mcp.execpolicy.settings import UserConfig, parse_requirements, parse_user_config
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from codex_shell_tool_mcp.execpolicy.layers import FileRules
     from codex_shell_tool_mcp.execpolicy.rules import Policy
 
 SYSTEM_FOLDER = Path("/etc/codex")
-"""The administrator's layer."""
+"""The administrator's layer, and where ``requirements.toml`` is."""
 
-MAX_FILE_BYTES = 16 * 1024 * 1024
-"""Larger files are refused unread; 100,000 rules take less."""
+PROJECT_FOLDER = ".codex"
+"""A project's layer, in each directory from its root to the working directory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +47,46 @@ class Layer:
     Attributes:
         name: What messages call it.
         folder: Its folder; the files are those of ``rules/`` in it. Need not exist.
+        distrusted: Why its rules may only tighten; ``None`` if they may also allow.
+        links: Whether its ``rules`` may be a link: not in a project, which somebody else may have made.
     """
 
     name: str
     folder: Path
+    distrusted: str | None = None
+    links: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where to look for rules.
+
+    Attributes:
+        codex_home: The user's folder.
+        cwd: The directory whose project's rules count; ``None`` for none.
+        files: Files named on the command line.
+    """
+
+    codex_home: Path
+    cwd: Path | None = None
+    files: tuple[Path, ...] = ()
+
+
+@dataclass(kw_only=True)
+class Found:
+    """All that was read, before evaluation.
+
+    Attributes:
+        texts: The rules files in their order.
+        distrusted: Path to why that file may only tighten; the others are not in it.
+        requirements: What ``requirements.toml`` adds.
+        seen: How everything was that was looked at, for :func:`~.files.changed`. Filled also when reading fails.
+    """
+
+    texts: list[RulesText] = field(default_factory=list)
+    distrusted: dict[str, str] = field(default_factory=dict)
+    requirements: FileRules | None = None
+    seen: Seen = field(default_factory=dict)
 
 
 def find_codex_home(environ: Mapping[str, str]) -> Path:
@@ -53,7 +102,7 @@ def find_codex_home(environ: Mapping[str, str]) -> Path:
         home = Path(named).resolve(strict=True)
     except (OSError, RuntimeError, ValueError) as exc:
         raise UsageError(
-            f"CODEX_HOME names {named}, which cannot be used: {_reason(exc)}; create it or unset CODEX_HOME"
+            f"CODEX_HOME names {named}, which cannot be used: {reason(exc)}; create it or unset CODEX_HOME"
         ) from exc
     if not home.is_dir():
         raise UsageError(f"CODEX_HOME names {named}, which is not a directory; name a directory or unset CODEX_HOME")
@@ -65,83 +114,154 @@ def default_layers(codex_home: Path) -> tuple[Layer, ...]:
     return (Layer(name="system", folder=SYSTEM_FOLDER), Layer(name="user", folder=codex_home))
 
 
-def load_rules(codex_home: Path) -> Policy:
-    """The policy of the system's and the user's rules files.
-
-    Raises:
-        PolicyError: A file cannot be read or does not hold; the text begins with its path.
-    """
-    return load_layers(default_layers(codex_home))
-
-
 def load_layers(layers: Sequence[Layer], limits: Limits | None = None) -> Policy:
-    """The policy of all rules files of ``layers``, in their order and by name within each.
+    """The policy of all rules files of ``layers``, in their order and by name within each; trust is not asked for.
 
     Raises:
         PolicyError: A file cannot be read or does not hold; the text begins with its path.
     """
-    files = [file for layer in layers for file in rules_files(layer)]
-    return evaluate([read_rules(file, follow_links=False) for file in files], limits)
+    return evaluate([text for layer in layers for text in read_layer(layer, {})], limits)
 
 
-def rules_files(layer: Layer) -> list[Path]:
+def read_all(places: Places, found: Found) -> None:
+    """Read everything there is at ``places`` into ``found``.
+
+    Raises:
+        PolicyError: Something cannot be read or may not be used; ``found.seen`` then tells what was looked at so far.
+    """
+    config = _user_config(places.codex_home, found.seen)
+    layers = [*default_layers(places.codex_home)]
+    if places.cwd is not None:
+        layers += project_layers(places.cwd, places.codex_home, config, found.seen)
+    for layer in layers:
+        texts = read_layer(layer, found.seen)
+        found.texts += texts
+        if layer.distrusted is not None:
+            found.distrusted.update((text.identifier, layer.distrusted) for text in texts)
+    for path in places.files:
+        found.texts.append(read_rules(path, follow_links=True, guarded=True, seen=found.seen))
+    path = SYSTEM_FOLDER / "requirements.toml"
+    text = _optional_text(path, found.seen)
+    found.requirements = None if text is None else parse_requirements(str(path), text)
+
+
+def read_layer(layer: Layer, seen: Seen) -> list[RulesText]:
     """The rules files of a layer: regular files in ``rules/`` with the extension ``rules``, sorted by name.
 
     Links are skipped, sub-directories not entered. A folder without ``rules/`` has none.
 
     Raises:
-        PolicyError: ``rules`` is there but cannot be listed.
+        PolicyError: ``rules`` is there but cannot be listed, or a file in it cannot be read or may not be used.
     """
     folder = layer.folder / "rules"
-    try:
-        with os.scandir(folder) as entries:
-            names = [
-                entry.name for entry in entries if _is_rules_name(entry.name) and entry.is_file(follow_symlinks=False)
-            ]
-    except FileNotFoundError:
-        return []
-    except OSError as exc:
-        raise PolicyError(
-            f"{folder}: the {layer.name} layer's rules cannot be listed: {_reason(exc)}; "
-            "make it a readable directory or remove it"
-        ) from exc
-    return [folder / name for name in sorted(names, key=os.fsencode)]
+    with ExitStack() as stack:
+        try:
+            parent = stack.enter_context(opened_folder(layer.folder, links=layer.links, seen=seen))
+            seen.setdefault(str(folder), None)
+            rules = None
+            if parent is not None:
+                rules = stack.enter_context(opened_folder(folder, links=layer.links, seen=seen, within=parent))
+            names = _rules_names(rules)
+            if parent is not None and rules is not None:
+                refuse_what_others_write(layer.folder, os.fstat(parent))
+                refuse_what_others_write(folder, os.fstat(rules))
+        except OSError as exc:
+            raise PolicyError(
+                f"{folder}: the {layer.name} layer's rules cannot be listed: {reason(exc)}; "
+                "make it a readable directory or remove it"
+            ) from exc
+        keeps = layer.distrusted is None
+        return [
+            RulesText(
+                identifier=str(folder / name),
+                text=read_text(folder / name, links=False, seen=seen, within=rules),
+                keeps_hosts=keeps,
+            )
+            for name in names
+        ]
 
 
-def read_rules(path: Path, *, follow_links: bool) -> RulesText:
-    """The text of one rules file.
-
-    Args:
-        path: The file.
-        follow_links: Whether the file itself may be a link: so for one named by the user, not for one found.
+def read_rules(path: Path, *, follow_links: bool, guarded: bool = False, seen: Seen | None = None) -> RulesText:
+    """The text of one rules file; see :func:`~.files.read_text`.
 
     Raises:
-        PolicyError: It is no regular file, cannot be read, is too large, or is not UTF-8.
+        PolicyError: It is no regular file, cannot be read, is too large, is not UTF-8, or others can write it.
+    """
+    text = read_text(path, links=follow_links, seen={} if seen is None else seen, guarded=guarded)
+    return RulesText(identifier=str(path), text=text)
+
+
+def project_layers(cwd: Path, codex_home: Path, config: UserConfig, seen: Seen) -> list[Layer]:
+    """The layers of the project ``cwd`` belongs to: every ``.codex`` from the project's root down to ``cwd``.
+
+    The user's own folder is none of them. Whether a layer is trusted only the user's configuration says.
+    """
+    here = Path(os.path.realpath(cwd))
+    ways = [here, *here.parents]
+    root = next((place for place in ways if any(os.path.lexists(place / name) for name in config.root_markers)), here)
+    layers = []
+    for place in reversed(ways[: ways.index(root) + 1]):
+        folder = place / PROJECT_FOLDER
+        seen[str(folder)] = signature(str(folder))
+        if folder.is_symlink() or not folder.is_dir() or _is_same(folder, codex_home):
+            continue
+        layers.append(
+            Layer(name="project", folder=folder, distrusted=_distrust(place, root, config, codex_home), links=False)
+        )
+    return layers
+
+
+def _distrust(place: Path, root: Path, config: UserConfig, codex_home: Path) -> str | None:
+    """Why a project's folder is not trusted; the first that the configuration names decides."""
+    for candidate in (place, root, _main_repository(root)):
+        trusted = None if candidate is None else config.trust.get(str(candidate))
+        if trusted is not None:
+            break
+    if trusted:
+        return None
+    return (
+        f'the project {root} is not trusted: if you trust it, write trust_level = "trusted" below '
+        f'[projects."{root}"] in {codex_home / "config.toml"}'
+    )
+
+
+def _main_repository(root: Path) -> Path | None:
+    """The main repository's root, if ``root`` is one of its worktrees (gitrepository-layout(5), ``worktrees/``).
+
+    Any folder can hold a file ``.git`` that names a repository. So the repository must name it, too.
     """
     try:
-        data = _read_regular(path, 0 if follow_links else os.O_NOFOLLOW)
-    except OSError as exc:
-        raise PolicyError(f"{path}: cannot be read: {_reason(exc)}; make it readable or remove it") from exc
-    try:
-        return RulesText(identifier=str(path), text=data.decode("utf-8"))
-    except UnicodeDecodeError as exc:
-        line = data.count(b"\n", 0, exc.start) + 1
-        column = exc.start - data.rfind(b"\n", 0, exc.start)
-        raise PolicyError(
-            f"{path}:{line}:{column}: byte 0x{data[exc.start]:02x} is not UTF-8; save the file as UTF-8"
-        ) from exc
+        word, _, target = (root / ".git").read_text(encoding="utf-8").strip().partition(" ")
+        administrative = Path(os.path.realpath(root / target))
+        back = (administrative / "gitdir").read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return None
+    is_worktree = administrative.parent.name == "worktrees" and administrative.parent.parent.name == ".git"
+    if word != "gitdir:" or not is_worktree or os.path.realpath(back) != os.path.realpath(root / ".git"):
+        return None
+    return administrative.parent.parent.parent
 
 
-def _read_regular(path: Path, flags: int) -> bytes:
-    # Not blocking: what was a file when it was listed may be a FIFO when it is opened.
-    descriptor = os.open(path, flags | os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file")
-        data = file.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
-        raise OSError(errno.EFBIG, f"larger than {MAX_FILE_BYTES} bytes")
-    return data
+def _user_config(codex_home: Path, seen: Seen) -> UserConfig:
+    path = codex_home / "config.toml"
+    text = _optional_text(path, seen)
+    return UserConfig() if text is None else parse_user_config(str(path), text)
+
+
+def _optional_text(path: Path, seen: Seen) -> str | None:
+    """The text of a file that need not be there; a link is followed, for people keep such files elsewhere."""
+    if not os.path.lexists(path):
+        seen[str(path)] = None
+        return None
+    return read_text(path, links=True, seen=seen)
+
+
+def _rules_names(folder: int | None) -> list[str]:
+    if folder is None:
+        return []
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if _is_rules_name(entry.name) and entry.is_file(follow_symlinks=False)]
+    return sorted(names, key=os.fsencode)
 
 
 def _is_rules_name(name: str) -> bool:
@@ -149,12 +269,15 @@ def _is_rules_name(name: str) -> bool:
     return extension == "rules" and stem != ""
 
 
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one == other or one.samefile(other)
+    except OSError:
+        return False
+
+
 def _account_home() -> str:
     try:
         return pwd.getpwuid(os.getuid()).pw_dir
     except KeyError as exc:
         raise UsageError("there is no home directory to look for .codex in; set HOME or CODEX_HOME") from exc
-
-
-def _reason(exc: Exception) -> str:
-    return exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)

@@ -30,7 +30,7 @@ def main() -> None:
     """Answer the question on standard input to standard output."""
     raw = json.load(sys.stdin.buffer)
     files = tuple(RulesText(**file) for file in raw["files"])
-    question = Question(files=files, limits=Limits(**raw["limits"]), programs=raw["programs"])
+    question = Question(files=files, limits=Limits(**raw["limits"]), programs=raw.get("programs"))
     answer(question, sys.stdout.fileno())
 
 

@@ -21,6 +21,7 @@ from mcp_types import (
     CallToolResult,
     ListToolsResult,
     PaginatedRequestParams,
+    SetLevelRequestParams,
     TextContent,
     Tool,
 )
@@ -29,8 +30,10 @@ from codex_shell_tool_mcp.errors import ShellToolError
 from codex_shell_tool_mcp.escalation.params import DEFAULT_MAX_OUTPUT_BYTES, ExecParams
 from codex_shell_tool_mcp.sandbox import confinement
 from codex_shell_tool_mcp.sandbox.probe import host_support
-from codex_shell_tool_mcp.server import lifetime, sandbox_state, shell_tool
+from codex_shell_tool_mcp.sandbox.spec import restrictions
+from codex_shell_tool_mcp.server import lifetime, rules_in_force, sandbox_state, shell_tool
 from codex_shell_tool_mcp.server.approvals import DEFAULT_APPROVAL_TIMEOUT, McpEscalationPolicyFactory
+from codex_shell_tool_mcp.server.rules_in_force import CallRules, RulesInForce
 from codex_shell_tool_mcp.server.transport import Incoming, Outgoing
 from codex_shell_tool_mcp.version import VERSION
 
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
 
     from codex_shell_tool_mcp.escalation.params import ExecResult
     from codex_shell_tool_mcp.escalation.policy import EscalationPolicyFactory
+    from codex_shell_tool_mcp.execpolicy.live import LiveRules
     from codex_shell_tool_mcp.execpolicy.rules import Policy
     from codex_shell_tool_mcp.sandbox.spec import SandboxPolicy, SandboxState
     from codex_shell_tool_mcp.server.transport import Wire
@@ -98,7 +102,8 @@ class Settings:
 
     Attributes:
         programs: The binaries.
-        policy: The user's rules.
+        rules: The user's rules, read once already.
+        rules_cwd: The directory whose project's rules count while the client has sent no sandbox state.
         default_sandbox: Policy while the client has sent none.
         environment: What scripts get; complete.
         preserve_program_paths: Rules match whole paths only.
@@ -108,13 +113,14 @@ class Settings:
     """
 
     programs: Programs
-    policy: Policy
+    rules: LiveRules
     default_sandbox: SandboxPolicy
     environment: Mapping[bytes, bytes]
     run: RunCall
     preserve_program_paths: bool = False
     approval_timeout: float | None = DEFAULT_APPROVAL_TIMEOUT
     max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES
+    rules_cwd: Path | None = None
 
 
 @dataclass(kw_only=True)
@@ -123,10 +129,12 @@ class ShellServer:
 
     settings: Settings
     states: sandbox_state.SandboxStates = field(init=False)
+    rules: RulesInForce = field(init=False)
 
     def __post_init__(self) -> None:
         """No state has been sent yet."""
         self.states = sandbox_state.SandboxStates(default=self.settings.default_sandbox)
+        self.rules = RulesInForce(self.settings.rules)
 
     def mcp_server(self) -> Server[Any]:
         """The SDK's server with our handlers."""
@@ -139,6 +147,7 @@ class ShellServer:
         )
         server.middleware.clear()  # telemetry, which nobody exports
         server.add_request_handler(sandbox_state.METHOD, sandbox_state.AnyParams, self.states.update)
+        server.add_request_handler(rules_in_force.SET_LEVEL, SetLevelRequestParams, self.rules.set_level)
         return server
 
     async def list_tools(
@@ -180,6 +189,7 @@ class ShellServer:
         settings = self.settings
         workdir = shell_tool.checked_workdir(call.workdir)
         state = self.states.for_call(workdir)
+        rules = self._rules(context, state)
         result = await settings.run(
             ExecParams(
                 command=call.command,
@@ -191,9 +201,10 @@ class ShellServer:
             state,
             settings.programs.shell,
             settings.programs.wrapper,
-            settings.policy,
+            await rules.begin(),
             McpEscalationPolicyFactory(
                 context=context,
+                rules=rules,
                 preserve_program_paths=settings.preserve_program_paths,
                 approval_timeout=settings.approval_timeout,
             ),
@@ -201,6 +212,15 @@ class ShellServer:
             supervisor=settings.programs.supervisor,
         )
         return shell_tool.result_text(result, await self._report(state))
+
+    def _rules(self, context: ServerRequestContext[Any, Any], state: SandboxState) -> CallRules:
+        """What gives the rules for each exec of a call; never by the call's own directory, which the model chooses."""
+        allowed = restrictions(state, confinement.resolved_tmpdir(self.settings.environment))
+        if not allowed.write_everywhere:
+            self.settings.rules.opened(map(str, allowed.writable))
+        sent = self.states.current
+        cwd = self.settings.rules_cwd if sent is None else sent.cwd
+        return CallRules(rules=self.rules, cwd=cwd, session=context.session)
 
     async def _report(self, state: SandboxState) -> dict[str, object]:
         """What was enforced; on Linux also Landlock's version, for older ones hold back less."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from codex_shell_tool_mcp.escalation.policy import ExecRequest
     from codex_shell_tool_mcp.escalation.stopwatch import Stopwatch
     from codex_shell_tool_mcp.execpolicy.rules import Policy, RuleMatch
+    from codex_shell_tool_mcp.server.rules_in_force import CallRules
 
 _LOG = logging.getLogger(__name__)
 
@@ -44,9 +45,11 @@ class McpEscalationPolicyFactory:
         context: The request the call came as; questions are related to it.
         preserve_program_paths: Rules match whole paths only, never basenames.
         approval_timeout: Seconds a question may stay unanswered; ``None`` = for ever.
+        rules: Gives the rules as they are now, before each exec; ``None``: those the call began with count.
     """
 
     context: ServerRequestContext[Any, Any]
+    rules: CallRules | None = None
     preserve_program_paths: bool = False
     approval_timeout: float | None = DEFAULT_APPROVAL_TIMEOUT
 
@@ -80,21 +83,27 @@ class McpEscalationPolicy:
         Raises:
             ShellToolError: The client could not put the question.
         """
-        deciding = self._deciding(request)
+        rules = self.factory.rules
+        policy = self.policy if rules is None else await rules.current()
+        deciding = self._deciding(policy, request)
         action = _without_asking(deciding)
         if action is None:
             action = _once_asked(deciding, await self._ask(request))
         return _logged(request, action, deciding)
 
     def decide_at_once(self, request: ExecRequest) -> EscalateAction | None:
-        """Decide one exec, unless somebody has to be asked."""
-        deciding = self._deciding(request)
+        """Decide one exec, unless somebody has to be asked or the rules have to be read anew."""
+        rules = self.factory.rules
+        policy = self.policy if rules is None else rules.at_once()
+        if policy is None:
+            return None
+        deciding = self._deciding(policy, request)
         action = _without_asking(deciding)
         return None if action is None else _logged(request, action, deciding)
 
-    def _deciding(self, request: ExecRequest) -> RuleMatch:
+    def _deciding(self, policy: Policy, request: ExecRequest) -> RuleMatch:
         evaluation = evaluate_exec(
-            self.policy,
+            policy,
             program=request.program,
             resolved=request.resolved,
             argv=request.argv,

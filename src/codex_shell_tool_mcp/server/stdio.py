@@ -13,8 +13,9 @@ from codex_shell_tool_mcp.server import stdio_only
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
-    from codex_shell_tool_mcp.execpolicy.rules import Policy
+    from codex_shell_tool_mcp.execpolicy.live import LiveRules
     from codex_shell_tool_mcp.sandbox.spec import SandboxPolicy
     from codex_shell_tool_mcp.shells.locate import Programs
 
@@ -24,7 +25,8 @@ _LOG = logging.getLogger(__name__)
 def serve_stdio(
     *,
     programs: Programs,
-    policy: Policy,
+    rules: LiveRules,
+    rules_cwd: Path | None,
     default_sandbox: SandboxPolicy,
     environment: Mapping[bytes, bytes],
     preserve_program_paths: bool,
@@ -56,7 +58,8 @@ def serve_stdio(
         ) from error
     settings = app.Settings(
         programs=programs,
-        policy=policy,
+        rules=rules,
+        rules_cwd=rules_cwd,
         default_sandbox=default_sandbox,
         environment=environment,
         run=run_escalate_server,

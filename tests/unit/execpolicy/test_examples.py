@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from codex_shell_tool_mcp.errors import PolicyError
-from codex_shell_tool_mcp.execpolicy import check, loader
+from codex_shell_tool_mcp.execpolicy import check, files, loader
 from codex_shell_tool_mcp.execpolicy.decision import Decision
 from codex_shell_tool_mcp.execpolicy.heuristics import unmatched_decision
 from codex_shell_tool_mcp.execpolicy.isolation import Limits
-from codex_shell_tool_mcp.execpolicy.loader import load_rules
+from codex_shell_tool_mcp.execpolicy.loader import default_layers, load_layers
 from codex_shell_tool_mcp.execpolicy.parser import PolicyParser
 from codex_shell_tool_mcp.execpolicy.rules import Policy, evaluate_exec
 
@@ -51,7 +51,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
     shutil.copytree(EXAMPLES, home / "rules")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loader, "SYSTEM_FOLDER", home / "no system layer")
-        return load_rules(home)
+        return load_layers(default_layers(home))
 
 
 @pytest.mark.parametrize(("command", "decision"), CASES)
@@ -120,4 +120,4 @@ def test_the_document_states_the_limits() -> None:
     assert f"{limits.memory >> 20} MiB of memory" in DOCUMENT
     assert f"{limits.processor_time} seconds of processor time" in DOCUMENT
     assert f"{limits.wall_time:g} seconds in all" in DOCUMENT
-    assert f"{loader.MAX_FILE_BYTES >> 20} MiB" in DOCUMENT
+    assert f"{files.MAX_FILE_BYTES >> 20} MiB" in DOCUMENT

@@ -18,7 +18,7 @@ from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, EmptyRes
 
 from codex_shell_tool_mcp.errors import MissingBinaryError, SandboxError
 from codex_shell_tool_mcp.escalation.params import ExecParams, ExecResult
-from codex_shell_tool_mcp.execpolicy.rules import Policy
+from codex_shell_tool_mcp.execpolicy.live import LiveRules
 from codex_shell_tool_mcp.sandbox.spec import DangerFullAccess, ReadOnly, SandboxState, WorkspaceWrite
 from codex_shell_tool_mcp.server import app, sandbox_state, shell_tool
 from codex_shell_tool_mcp.shells.catalog import ShellProgram
@@ -27,6 +27,7 @@ from codex_shell_tool_mcp.version import VERSION
 
 if TYPE_CHECKING:
     from codex_shell_tool_mcp.escalation.policy import EscalationPolicyFactory
+    from codex_shell_tool_mcp.execpolicy.rules import Policy
 
 SHELL = ShellProgram(path=Path("/v/bash"), variant="gnu")
 PROGRAMS = Programs(shell=SHELL, wrapper=Path("/v/wrapper"), supervisor=Path("/v/supervisor"))
@@ -53,7 +54,11 @@ def settings(carry: Carry) -> app.Settings:
         return await carry(exec_params, sandbox_state, effective_timeout)
 
     return app.Settings(
-        programs=PROGRAMS, policy=Policy(), default_sandbox=ReadOnly(), environment=ENVIRONMENT, run=run
+        programs=PROGRAMS,
+        rules=LiveRules(Path("/nonexistent/home")),
+        default_sandbox=ReadOnly(),
+        environment=ENVIRONMENT,
+        run=run,
     )
 
 

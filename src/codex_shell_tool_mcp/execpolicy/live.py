@@ -1,0 +1,255 @@
+"""The rules in force while files change: read anew between two execs, never within one.
+
+Whoever decides an exec asks :meth:`LiveRules.is_stale` first, which looks at the files again (stat(2), a microsecond
+or two each) when the last look is longer ago than :data:`LOOK_SECONDS`. Watching by inotify(7) or kqueue(2) would save
+that, but tells nothing on network file systems, needs a watch on every folder that is not there yet, and has a queue
+that can overflow.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from codex_shell_tool_mcp.errors import PolicyError
+from codex_shell_tool_mcp.execpolicy.files import changed, signature
+from codex_shell_tool_mcp.execpolicy.isolation import evaluate_files
+from codex_shell_tool_mcp.execpolicy.layers import combined, left_out
+from codex_shell_tool_mcp.execpolicy.loader import Found, Places, read_all
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from codex_shell_tool_mcp.execpolicy.isolation import RulesText
+    from codex_shell_tool_mcp.execpolicy.layers import FileRules
+    from codex_shell_tool_mcp.execpolicy.rules import Policy
+
+LOOK_SECONDS = 0.01
+"""Least time between two looks: a script that starts programs as fast as it can pays for one look in several execs."""
+
+QUIET_SECONDS = 0.03
+"""How long files must have been left alone before they are evaluated: an editor writes in several steps."""
+
+MAX_QUIET_SECONDS = 1.0
+"""After this they are evaluated though they still change."""
+
+SETTLE_SECONDS = 1.0
+"""How long a file must have been gone, or empty, before its rules are dropped: an editor may be putting it back."""
+
+MAX_HELD = 16
+"""Directories whose rules are kept; a client that names more is served slower."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InForce:
+    """A set of rules, and what there is to say about it.
+
+    Attributes:
+        policy: The rules.
+        notes: What does not count, and why; each a sentence for people.
+    """
+
+    policy: Policy
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(kw_only=True)
+class _Held:
+    """The last good set of one directory.
+
+    Attributes:
+        found: What was read; its ``seen`` is of the last attempt.
+        files: What it says.
+        gone_since: File that is gone or empty to when that was noticed; its old text is still in force.
+        in_force: What comes of it, as long as scripts can write the folders :attr:`opened`.
+        looked: When the files were last looked at.
+    """
+
+    found: Found
+    files: tuple[FileRules, ...]
+    gone_since: dict[str, float]
+    in_force: InForce
+    opened: frozenset[str]
+    looked: float
+
+
+class LiveRules:
+    """The rules of a server, for every directory it is asked about. Not for several threads at once."""
+
+    def __init__(
+        self,
+        codex_home: Path,
+        files: tuple[Path, ...] = (),
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Nothing is read yet.
+
+        Args:
+            codex_home: The user's folder.
+            files: Files named on the command line.
+            clock: For tests: a monotonic clock in seconds.
+            sleep: For tests.
+        """
+        self.codex_home = codex_home
+        self._files = files
+        self._clock = clock
+        self._sleep = sleep
+        self._held: dict[Path | None, _Held] = {}
+        self._opened: frozenset[str] = frozenset()
+
+    def opened(self, folders: Iterable[str]) -> None:
+        """Scripts get to write below ``folders``: from now on rules files there may only tighten.
+
+        For good, not for one call: what one call writes must not help the next one, which may have another sandbox.
+        Not to be told of calls that can write everything, for then there is nothing to protect.
+        """
+        new = [folder for folder in map(os.path.realpath, folders) if not _is_below(folder, self._opened)]
+        if new:
+            self._opened |= frozenset(new)
+
+    def is_stale(self, cwd: Path | None) -> bool:
+        """Whether :meth:`refresh` has something to do for the directory whose project counts: cheap, for each exec."""
+        held = self._held.get(cwd)
+        if held is None or held.opened is not self._opened:
+            return True
+        now = self._clock()
+        if now - held.looked < LOOK_SECONDS:
+            return False
+        held.looked = now
+        return self._must_read(held)
+
+    def in_force(self, cwd: Path | None) -> InForce:
+        """What :meth:`refresh` last found for that directory."""
+        return self._held[cwd].in_force
+
+    def refresh(self, cwd: Path | None) -> str | None:
+        """Read what has changed.
+
+        Returns:
+            Why the files as they are now do not count, and the last good set stays; ``None`` if all is well.
+
+        Raises:
+            PolicyError: They do not hold, and there is no earlier set for this directory.
+        """
+        held = self._held.get(cwd)
+        failure = None
+        if held is None or self._must_read(held):
+            try:
+                held = self._read(cwd, held)
+                self._keep(cwd, held)
+            except _BadSetError as bad:
+                if held is None:
+                    raise PolicyError(str(bad)) from None
+                # What the attempt did not get to counts as seen as well, or every exec would be one more attempt.
+                unseen = {path: signature(path) for path in held.found.seen if path not in bad.found.seen}
+                held.found.seen = {**bad.found.seen, **unseen}
+                failure = str(bad)
+        held.looked = self._clock()
+        if held.opened is not self._opened:
+            held.in_force, held.opened = _in_force(held.found, held.files, self._opened), self._opened
+        return failure
+
+    def _must_read(self, held: _Held) -> bool:
+        now = self._clock()
+        return any(now - since >= SETTLE_SECONDS for since in held.gone_since.values()) or changed(held.found.seen)
+
+    def _keep(self, cwd: Path | None, held: _Held) -> None:
+        self._held.pop(cwd, None)
+        while len(self._held) >= MAX_HELD:
+            del self._held[next(iter(self._held))]
+        self._held[cwd] = held
+
+    def _read(self, cwd: Path | None, before: _Held | None) -> _Held:
+        found = self._read_quiet(cwd, wait=before is not None)
+        gone_since = {} if before is None else self._put_back(found, before)
+        try:
+            files = evaluate_files(found.texts)
+        except PolicyError as exc:
+            raise _BadSetError(exc, found) from None
+        if found.requirements is not None:
+            files = (*files, found.requirements)
+        return _Held(
+            found=found,
+            files=files,
+            gone_since=gone_since,
+            in_force=_in_force(found, files, self._opened),
+            opened=self._opened,
+            looked=self._clock(),
+        )
+
+    def _read_quiet(self, cwd: Path | None, *, wait: bool) -> Found:
+        """Read all files, again and again until they stay as they are."""
+        places = Places(codex_home=self.codex_home, cwd=cwd, files=self._files)
+        begun = self._clock()
+        while True:
+            found = Found()
+            try:
+                read_all(places, found)
+                error = None
+            except PolicyError as exc:
+                error = exc
+            if wait:
+                self._sleep(QUIET_SECONDS)
+            if not wait or not changed(found.seen) or self._clock() - begun > MAX_QUIET_SECONDS:
+                break
+        if error is not None:
+            raise _BadSetError(error, found)
+        return found
+
+    def _put_back(self, found: Found, before: _Held) -> dict[str, float]:
+        """Keep the texts of files that are only just gone or empty, where they were. Returns since when they are."""
+        now = self._clock()
+        present = {text.identifier: text for text in found.texts}
+        since: dict[str, float] = {}
+        merged: list[RulesText] = []
+        for old in before.found.texts:
+            new = present.get(old.identifier)
+            if (new is None or not new.text.strip()) and old.text.strip():
+                noticed = before.gone_since.get(old.identifier, now)
+                if now - noticed < SETTLE_SECONDS:
+                    since[old.identifier] = noticed
+                    merged.append(old)
+        if since:
+            order = [text.identifier for text in before.found.texts]
+            kept = [text for text in found.texts if text.identifier not in since]
+            found.texts = sorted(
+                [*kept, *merged],
+                key=lambda text: order.index(text.identifier) if text.identifier in order else len(order),
+            )
+            for identifier in since:
+                if identifier in before.found.distrusted:
+                    found.distrusted[identifier] = before.found.distrusted[identifier]
+        return since
+
+
+class _BadSetError(Exception):
+    """Files that do not hold, and what was looked at until that was clear."""
+
+    def __init__(self, error: PolicyError, found: Found) -> None:
+        super().__init__(str(error))
+        self.found = found
+
+
+def _in_force(found: Found, files: Iterable[FileRules], opened: frozenset[str]) -> InForce:
+    """The policy of a set when scripts can write below ``opened``."""
+    reasons = dict(found.distrusted)
+    for file in files:
+        if _is_below(file.identifier, opened) or _is_below(os.path.realpath(file.identifier), opened):
+            reasons.setdefault(
+                file.identifier, "scripts can write it in the sandbox of this session: keep it elsewhere"
+            )
+    notes = tuple(
+        f"{file.identifier}: {what} in it do not count: {reasons[file.identifier]}"
+        for file in files
+        if file.identifier in reasons and (what := left_out(file)) is not None
+    )
+    return InForce(policy=combined(files, lambda identifier: identifier not in reasons), notes=notes)
+
+
+def _is_below(path: str, folders: Iterable[str]) -> bool:
+    return any(folder in {"/", path} or path.startswith(folder + "/") for folder in folders)
