@@ -31,6 +31,8 @@ SANDBOXES = ("read-only", "workspace-write", "danger-full-access")
 
 MAX_OUTPUT_BYTES = 64 * 1024 * 1024
 """Highest value of ``--max-output-bytes``: a result is one message, and in memory several times while it is made."""
+UNMATCHED = ("run", "prompt", "deny")
+"""Values of ``--unmatched``; their meaning is in ``execpolicy/heuristics.py``. A test holds the two equal."""
 
 DEFAULT_APPROVAL_TIMEOUT = 600.0
 """Seconds; see ``server/approvals.py``, which is too heavy to import here. A test holds the two equal."""
@@ -60,6 +62,7 @@ class Options:
         approval_timeout: Seconds a question may stay unanswered; ``None`` = for ever.
         max_output_bytes: How much of a call's output is kept: its first and its last part.
         rules: Rules files beside those in the folders.
+        unmatched: What a program gets that no rule matches.
     """
 
     execve: Path | None = None
@@ -70,6 +73,7 @@ class Options:
     approval_timeout: float | None = DEFAULT_APPROVAL_TIMEOUT
     max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES
     rules: tuple[Path, ...] = ()
+    unmatched: str = UNMATCHED[0]
 
 
 def _seconds(text: str) -> float:
@@ -105,17 +109,7 @@ def parser() -> argparse.ArgumentParser:
         "--bash", type=Path, metavar="PATH", help="the patched bash (default: CODEX_BASH_PATH, else the one shipped)"
     )
     made.add_argument("--supervisor", type=Path, metavar="PATH", help="the supervisor (default: the one shipped)")
-    made.add_argument(
-        "--preserve-program-paths", action="store_true", help="match rules on a program's whole path, not its name"
-    )
-    made.add_argument(
-        "--rules",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="a rules file to be read after those in the folders; may be repeated",
-    )
+    _add_rules_options(made)
     made.add_argument(
         "--sandbox",
         choices=SANDBOXES,
@@ -140,6 +134,27 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def _add_rules_options(made: argparse.ArgumentParser) -> None:
+    made.add_argument(
+        "--preserve-program-paths", action="store_true", help="match rules on a program's whole path, not its name"
+    )
+    made.add_argument(
+        "--rules",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a rules file to be read after those in the folders; may be repeated",
+    )
+    made.add_argument(
+        "--unmatched",
+        choices=UNMATCHED,
+        default=UNMATCHED[0],
+        help="what a program gets that no rule matches: run in the sandbox, the dangerous ones after a question; "
+        "always a question; or nothing (default: %(default)s)",
+    )
+
+
 def parse(arguments: Sequence[str]) -> Options:
     """Read the server's command line. Ends the process for ``--help``, ``--version`` and what it does not know."""
     found = parser().parse_args(arguments)
@@ -152,6 +167,7 @@ def parse(arguments: Sequence[str]) -> Options:
         approval_timeout=found.approval_timeout or None,
         max_output_bytes=found.max_output_bytes,
         rules=tuple(found.rules),
+        unmatched=found.unmatched,
     )
 
 
@@ -209,9 +225,10 @@ def _serve(options: Options) -> int:
     from codex_shell_tool_mcp.server.stdio import serve_stdio  # noqa: PLC0415
     from codex_shell_tool_mcp.shells.locate import find_programs  # noqa: PLC0415
 
-    cwd = _working_directory()
-    rules = LiveRules(find_codex_home(os.environ), tuple(path.absolute() for path in options.rules))
-    rules.refresh(cwd)
+    rules = LiveRules(
+        find_codex_home(os.environ), tuple(path.absolute() for path in options.rules), cwd=_working_directory()
+    )
+    rules.refresh(rules.cwd)
     programs = find_programs(
         bash=options.bash,
         execve=options.execve,
@@ -222,7 +239,7 @@ def _serve(options: Options) -> int:
     serve_stdio(
         programs=programs,
         rules=rules,
-        rules_cwd=cwd,
+        unmatched=options.unmatched,
         default_sandbox=DEFAULT_POLICIES[options.sandbox],
         environment=environment,
         preserve_program_paths=options.preserve_program_paths,

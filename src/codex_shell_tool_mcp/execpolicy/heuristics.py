@@ -1,7 +1,7 @@
 """What happens to a command that no rule matches.
 
-A nudge, not a boundary: a few ways of destroying data are worth a question before they run, sandbox or not. What is
-not recognised runs in the sandbox like any other command.
+What that is, the user chooses (:data:`UNMATCHED`). Where it is to run, a nudge, not a boundary: known ways of
+destroying data (:mod:`.danger`) are worth a question before they run, sandbox or not.
 """
 
 from __future__ import annotations
@@ -11,27 +11,105 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from codex_shell_tool_mcp.execpolicy.danger import danger_of, unwrapped
 from codex_shell_tool_mcp.execpolicy.decision import Decision
 from codex_shell_tool_mcp.execpolicy.rules import basename
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from codex_shell_tool_mcp.execpolicy.rules import Heuristics
+
+UNMATCHED = ("run", "prompt", "deny")
+"""What a command that no rule matches can get: run in the sandbox (the dangerous ones asked about), always be asked
+about, or be denied."""
+
 _SHELLS = frozenset({"bash", "zsh", "sh"})
 _SCRIPT_FLAGS = frozenset({"-lc", "-c"})
 
+_MORE_SHELLS = frozenset({"bash", "zsh", "sh", "dash", "ash", "ksh", "mksh", "fish", "rbash", "su"})
+_MAX_DEPTH = 4
+"""Scripts in scripts that are looked into."""
+
+
+def unmatched_heuristics(unmatched: str) -> Heuristics:
+    """What decides commands that no rule matches, for one of :data:`UNMATCHED`."""
+    match unmatched:
+        case "run":
+            return unmatched_decision
+        case "prompt":
+            return lambda _: Decision.PROMPT
+        case "deny":
+            return lambda _: Decision.FORBIDDEN
+        case _:
+            raise ValueError(unmatched)
+
 
 def unmatched_decision(command: Sequence[str]) -> Decision:
-    """The decision for a command that no rule matches: ``prompt`` if it might be dangerous, else ``allow``."""
+    """``prompt`` for a command that might be dangerous, else ``allow``."""
     return Decision.PROMPT if command_might_be_dangerous(command) else Decision.ALLOW
 
 
 def command_might_be_dangerous(command: Sequence[str]) -> bool:
-    """Whether ``command`` is on the short list of dangerous ones, or is a shell whose script plainly runs one."""
-    if _is_dangerous(command):
-        return True
-    script = shell_script(command)
-    return script is not None and any(map(_is_dangerous, plain_commands(script) or ()))
+    """Whether ``command`` is in the table of dangerous ones, or is a shell whose script seems to run one.
+
+    Whatever the original finds dangerous is; much that it misses is, too.
+    """
+    return why_dangerous(command) is not None
+
+
+def why_dangerous(command: Sequence[str], depth: int = 0) -> str | None:
+    """What is dangerous about a command, in a few words; ``None`` if nothing is known to be."""
+    row = danger_of(command)
+    if row is not None:
+        return row.why
+    if depth < _MAX_DEPTH:
+        for inner in unwrapped(command):
+            script = _any_script(inner)
+            for words in () if script is None else _commands(script):
+                if (why := why_dangerous(words, depth + 1)) is not None:
+                    return why
+    return None
+
+
+def _any_script(command: Sequence[str]) -> str | None:
+    """The script a shell is given on its command line, with whatever options before it."""
+    name = basename(command[0])
+    if name[:1] + name[1:].partition(".")[0] not in _MORE_SHELLS:
+        return None
+    for at, word in enumerate(command[1:-1], start=1):
+        if word.startswith("-") and not word.startswith("--") and word.endswith("c"):
+            return command[at + 1]
+    return None
+
+
+_PIECES = re.compile(r"&&|\|\||\$\(|<\(|>\(|[;|&\n(){}`]")
+_BEFORE_COMMAND = frozenset(
+    {"if", "then", "elif", "else", "while", "until", "do", "!", "time", "exec", "command", "eval"}
+)
+_ASSIGNED = re.compile(r"[A-Za-z_]\w*\+?=")
+_QUOTES = str.maketrans("", "", "\"'\\")
+
+
+def _commands(script: str) -> list[list[str]]:
+    """The commands of a script: exact where it is plain, else roughly, for a question too many costs little."""
+    plain = plain_commands(script)
+    if plain is not None:
+        return plain
+    found = []
+    for piece in _PIECES.split(script[:_MAX_SCRIPT]):
+        words = [word.translate(_QUOTES) for word in piece.split()]
+        start = next(
+            (at for at, word in enumerate(words) if word not in _BEFORE_COMMAND and not _ASSIGNED.match(word)),
+            len(words),
+        )
+        if words[start:] and words[start]:
+            found.append(words[start:])
+    return found
+
+
+_MAX_SCRIPT = 100_000
+"""Characters of a script that are looked at roughly."""
 
 
 def shell_script(command: Sequence[str]) -> str | None:
@@ -68,12 +146,6 @@ def plain_commands(script: str) -> list[list[str]] | None:
     if state is _State.MUST_BEGIN or _CONTINUED.search(script):
         return None
     return commands
-
-
-def _is_dangerous(command: Sequence[str]) -> bool:
-    """Whether the words are ``rm -f`` or ``rm -rf``, after any number of ``sudo``; all compared literally."""
-    start = next((at for at, word in enumerate(command) if word != "sudo"), len(command))
-    return tuple(command[start : start + 2]) in {("rm", "-f"), ("rm", "-rf")}
 
 
 class _State(Enum):

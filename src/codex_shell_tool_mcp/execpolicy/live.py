@@ -66,6 +66,7 @@ class _Held:
         gone_since: File that is gone or empty to when that was noticed; its old text is still in force.
         in_force: What comes of it, as long as scripts can write the folders :attr:`opened`.
         looked: When the files were last looked at.
+        stale: Whether they were seen to differ then; they do until they are read.
     """
 
     found: Found
@@ -74,6 +75,7 @@ class _Held:
     in_force: InForce
     opened: frozenset[str]
     looked: float
+    stale: bool = False
 
 
 class LiveRules:
@@ -84,6 +86,7 @@ class LiveRules:
         codex_home: Path,
         files: tuple[Path, ...] = (),
         *,
+        cwd: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -92,10 +95,12 @@ class LiveRules:
         Args:
             codex_home: The user's folder.
             files: Files named on the command line.
+            cwd: The directory whose project's rules count while nobody names another.
             clock: For tests: a monotonic clock in seconds.
             sleep: For tests.
         """
         self.codex_home = codex_home
+        self.cwd = cwd
         self._files = files
         self._clock = clock
         self._sleep = sleep
@@ -115,13 +120,14 @@ class LiveRules:
     def is_stale(self, cwd: Path | None) -> bool:
         """Whether :meth:`refresh` has something to do for the directory whose project counts: cheap, for each exec."""
         held = self._held.get(cwd)
-        if held is None or held.opened is not self._opened:
+        if held is None or held.stale or held.opened is not self._opened:
             return True
         now = self._clock()
         if now - held.looked < LOOK_SECONDS:
             return False
         held.looked = now
-        return self._must_read(held)
+        held.stale = self._must_read(held)
+        return held.stale
 
     def in_force(self, cwd: Path | None) -> InForce:
         """What :meth:`refresh` last found for that directory."""
@@ -149,7 +155,7 @@ class LiveRules:
                 unseen = {path: signature(path) for path in held.found.seen if path not in bad.found.seen}
                 held.found.seen = {**bad.found.seen, **unseen}
                 failure = str(bad)
-        held.looked = self._clock()
+        held.looked, held.stale = self._clock(), False
         if held.opened is not self._opened:
             held.in_force, held.opened = _in_force(held.found, held.files, self._opened), self._opened
         return failure

@@ -28,6 +28,7 @@ from mcp_types import (
 
 from codex_shell_tool_mcp.errors import ShellToolError
 from codex_shell_tool_mcp.escalation.params import DEFAULT_MAX_OUTPUT_BYTES, ExecParams
+from codex_shell_tool_mcp.execpolicy.heuristics import UNMATCHED, unmatched_heuristics
 from codex_shell_tool_mcp.sandbox import confinement
 from codex_shell_tool_mcp.sandbox.probe import host_support
 from codex_shell_tool_mcp.sandbox.spec import restrictions
@@ -103,7 +104,7 @@ class Settings:
     Attributes:
         programs: The binaries.
         rules: The user's rules, read once already.
-        rules_cwd: The directory whose project's rules count while the client has sent no sandbox state.
+        unmatched: What a program gets that no rule matches: one of ``heuristics.UNMATCHED``.
         default_sandbox: Policy while the client has sent none.
         environment: What scripts get; complete.
         preserve_program_paths: Rules match whole paths only.
@@ -120,7 +121,7 @@ class Settings:
     preserve_program_paths: bool = False
     approval_timeout: float | None = DEFAULT_APPROVAL_TIMEOUT
     max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES
-    rules_cwd: Path | None = None
+    unmatched: str = UNMATCHED[0]
 
 
 @dataclass(kw_only=True)
@@ -205,6 +206,7 @@ class ShellServer:
             McpEscalationPolicyFactory(
                 context=context,
                 rules=rules,
+                heuristics=unmatched_heuristics(settings.unmatched),
                 preserve_program_paths=settings.preserve_program_paths,
                 approval_timeout=settings.approval_timeout,
             ),
@@ -219,7 +221,7 @@ class ShellServer:
         if not allowed.write_everywhere:
             self.settings.rules.opened(map(str, allowed.writable))
         sent = self.states.current
-        cwd = self.settings.rules_cwd if sent is None else sent.cwd
+        cwd = self.settings.rules.cwd if sent is None else sent.cwd
         return CallRules(rules=self.rules, cwd=cwd, session=context.session)
 
     async def _report(self, state: SandboxState) -> dict[str, object]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from codex_shell_tool_mcp.escalation.policy import ExecRequest
     from codex_shell_tool_mcp.escalation.stopwatch import Stopwatch
-    from codex_shell_tool_mcp.execpolicy.rules import Policy, RuleMatch
+    from codex_shell_tool_mcp.execpolicy.rules import Heuristics, Policy, RuleMatch
     from codex_shell_tool_mcp.server.rules_in_force import CallRules
 
 _LOG = logging.getLogger(__name__)
@@ -45,11 +45,13 @@ class McpEscalationPolicyFactory:
         context: The request the call came as; questions are related to it.
         preserve_program_paths: Rules match whole paths only, never basenames.
         approval_timeout: Seconds a question may stay unanswered; ``None`` = for ever.
+        heuristics: Decides what no rule matches.
         rules: Gives the rules as they are now, before each exec; ``None``: those the call began with count.
     """
 
     context: ServerRequestContext[Any, Any]
     rules: CallRules | None = None
+    heuristics: Heuristics = unmatched_decision
     preserve_program_paths: bool = False
     approval_timeout: float | None = DEFAULT_APPROVAL_TIMEOUT
 
@@ -110,7 +112,7 @@ class McpEscalationPolicy:
             preserve_program_paths=self.factory.preserve_program_paths,
             # A name is only worth trusting where the script could not have put a file of that name.
             name_may_allow=not request.writable_by_sandbox,
-            heuristics=unmatched_decision,
+            heuristics=self.factory.heuristics,
         )
         return evaluation.deciding()
 
@@ -164,8 +166,9 @@ def _logged(request: ExecRequest, action: EscalateAction, deciding: RuleMatch) -
 
 def _forbidden(deciding: RuleMatch) -> str:
     text = "Execution forbidden by policy"
-    justification = deciding.justification if isinstance(deciding, PrefixRuleMatch) else None
-    return f"{text}: {justification}" if justification else text
+    if not isinstance(deciding, PrefixRuleMatch):
+        return f"{text}: no rule matches it, and what no rule matches is denied here"
+    return f"{text}: {deciding.justification}" if deciding.justification else text
 
 
 def _name(deciding: RuleMatch) -> str:

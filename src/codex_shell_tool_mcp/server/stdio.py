@@ -12,11 +12,11 @@ from codex_shell_tool_mcp.errors import UsageError
 from codex_shell_tool_mcp.server import stdio_only
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Mapping
 
     from codex_shell_tool_mcp.execpolicy.live import LiveRules
     from codex_shell_tool_mcp.sandbox.spec import SandboxPolicy
+    from codex_shell_tool_mcp.server.transport import Wire
     from codex_shell_tool_mcp.shells.locate import Programs
 
 _LOG = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ def serve_stdio(
     *,
     programs: Programs,
     rules: LiveRules,
-    rules_cwd: Path | None,
+    unmatched: str,
     default_sandbox: SandboxPolicy,
     environment: Mapping[bytes, bytes],
     preserve_program_paths: bool,
@@ -50,16 +50,11 @@ def serve_stdio(
     gc.freeze()
     gc.enable()
 
-    try:
-        wire = transport.claim_stdio()
-    except OSError as error:
-        raise UsageError(
-            f"stdin or stdout is closed ({error.strerror}); this server speaks MCP on them: start it from an MCP client"
-        ) from error
+    wire = _claimed(transport.claim_stdio)
     settings = app.Settings(
         programs=programs,
         rules=rules,
-        rules_cwd=rules_cwd,
+        unmatched=unmatched,
         default_sandbox=default_sandbox,
         environment=environment,
         run=run_escalate_server,
@@ -71,3 +66,12 @@ def serve_stdio(
     ended_by = asyncio.run(app.serve(settings, wire, parent))
     if ended_by is not None:
         lifetime.die_of(ended_by)
+
+
+def _claimed(claim_stdio: Callable[[], Wire]) -> Wire:
+    try:
+        return claim_stdio()
+    except OSError as error:
+        raise UsageError(
+            f"stdin or stdout is closed ({error.strerror}); this server speaks MCP on them: start it from an MCP client"
+        ) from error

@@ -13,6 +13,7 @@ import pytest
 from codex_shell_tool_mcp import cli
 from codex_shell_tool_mcp.cli import Options
 from codex_shell_tool_mcp.errors import ShellToolError
+from codex_shell_tool_mcp.execpolicy import heuristics
 from codex_shell_tool_mcp.execpolicy.isolation import EVALUATE_ARGUMENT
 from codex_shell_tool_mcp.sandbox.spec import DEFAULT_POLICIES
 from codex_shell_tool_mcp.version import VERSION
@@ -36,6 +37,12 @@ def test_every_option() -> None:
         approval_timeout=2.5,
         max_output_bytes=4096,
     )
+
+
+def test_rules_and_what_is_unmatched() -> None:
+    found = cli.parse(["--rules", "a", "--rules=/b", "--unmatched", "deny"])
+    assert (found.rules, found.unmatched) == ((Path("a"), Path("/b")), "deny")
+    assert cli.UNMATCHED == heuristics.UNMATCHED
 
 
 def test_no_approval_timeout() -> None:
@@ -65,6 +72,8 @@ def test_the_evaluators_argument_is_the_one_it_is_started_with() -> None:
         ["--max-output-bytes", "1M"],
         ["--max-output-bytes", "67108865"],
         ["--bash"],
+        ["--unmatched", "allow"],
+        ["--rules"],
     ],
 )
 def test_what_it_does_not_know(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,7 +100,7 @@ def test_help_names_every_option_and_fits_a_terminal(capsys: pytest.CaptureFixtu
         cli.main(["--help"])
     text = capsys.readouterr().out
     words = ("--execve", "--bash", "--supervisor", "--preserve-program-paths", "--sandbox", "--max-output-bytes")
-    for word in (*words, "execpolicy check", "default: 1048576"):
+    for word in (*words, "--rules", "--unmatched", "execpolicy check", "default: 1048576"):
         assert word in text
 
 
@@ -212,7 +221,7 @@ def test_the_evaluator_is_reached_by_its_first_argument() -> None:
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.startswith("policy ")
+    assert ran.stdout.startswith("rules ")
 
 
 def test_the_command_line_itself_is_light() -> None:

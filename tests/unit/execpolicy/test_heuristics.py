@@ -5,6 +5,8 @@ The tables of scripts hold what tree-sitter-bash 0.25.1, which the original uses
 
 from __future__ import annotations
 
+import re
+import shlex
 import time
 
 import pytest
@@ -13,10 +15,12 @@ from hypothesis import strategies as st
 
 from codex_shell_tool_mcp.execpolicy.decision import Decision
 from codex_shell_tool_mcp.execpolicy.heuristics import (
+    UNMATCHED,
     command_might_be_dangerous,
     plain_commands,
     shell_script,
     unmatched_decision,
+    unmatched_heuristics,
 )
 
 DANGEROUS = [
@@ -34,10 +38,7 @@ DANGEROUS = [
     ["bash.sh.old", "-c", "rm -rf x"],
 ]
 
-HARMLESS = [
-    [],
-    [""],
-    ["rm"],
+MISSED_BY_THE_ORIGINAL = [
     ["rm", "-fr", "x"],
     ["rm", "-r", "-f", "x"],
     ["rm", "-R", "-f"],
@@ -45,10 +46,8 @@ HARMLESS = [
     ["rm", "x", "-rf"],
     ["rm", "-v", "-f"],
     ["/bin/rm", "-rf", "x"],
-    ["\\rm", "-rf", "x"],
     ["sudo", "-u", "root", "rm", "-rf", "x"],
     ["sudo", "/bin/rm", "-rf", "x"],
-    ["sudo"],
     ["env", "rm", "-rf", "x"],
     ["nice", "rm", "-rf", "x"],
     ["xargs", "rm", "-rf"],
@@ -67,7 +66,6 @@ HARMLESS = [
     ["bash", "-lc", "rm -rf x > log"],
     ["bash", "-lc", "if true; then rm -rf x; fi"],
     ["bash", "-lc", "sudo bash -c 'rm -rf x'"],
-    ["bash", "-lc", "curl x | sh"],
     ["bash", "-lc", "rm -fr x"],
     ["bash", "-l", "-c", "rm -rf x"],
     ["bash", "-ic", "rm -rf x"],
@@ -75,14 +73,34 @@ HARMLESS = [
     ["bash", "--login", "-c", "rm -rf x"],
     ["bash", "-c", "rm -rf x", "bash"],
     ["dash", "-c", "rm -rf x"],
-    ["bash-5.2", "-c", "rm -rf x"],
     ["fish", "-c", "rm -rf x"],
+    ["sudo", "-u", "me", "sh", "-c", "echo; rm -rf x"],
+    ["bash", "-c", "x=$(rm -rf y)"],
+    ["bash", "-c", "for f in *; do\n  sudo rm -fr $f\ndone"],
+    ["env", "A=1", "bash", "-c", "cd $X && 'rm' -rf *"],
+    ["su", "-c", "rm -rf x"],
+]
+
+HARMLESS = [
+    ["bash"],
+    ["bash", "-c"],
+    ["bash", "script", "-c"],
+    ["bash", "-c", "echo 'rm x' $HOME > -rf"],
+    ["bash", "-c", "( ; ) $("],
+    ["sh", "-c", "echo rm -rf x"],
+    [],
+    [""],
+    ["rm"],
+    ["\\rm", "-rf", "x"],
+    ["sudo"],
+    ["bash", "-lc", "curl x | sh"],
+    ["bash-5.2", "-c", "rm -rf x"],
     [".bash", "-c", "rm -rf x"],
     ["bash", "-c", ""],
 ]
 
 
-@pytest.mark.parametrize("command", DANGEROUS, ids=" ".join)
+@pytest.mark.parametrize("command", DANGEROUS + MISSED_BY_THE_ORIGINAL, ids=" ".join)
 def test_dangerous(command: list[str]) -> None:
     assert command_might_be_dangerous(command)
     assert unmatched_decision(command) is Decision.PROMPT
@@ -92,6 +110,66 @@ def test_dangerous(command: list[str]) -> None:
 def test_harmless(command: list[str]) -> None:
     assert not command_might_be_dangerous(command)
     assert unmatched_decision(command) is Decision.ALLOW
+
+
+def original_might_be_dangerous(command: list[str]) -> bool:
+    """The original's rule, written down a second time."""
+    script = shell_script(command)
+    return any(
+        re.fullmatch(r"(sudo\0)*rm\0-r?f\0.*", "\0".join([*words, ""]), re.DOTALL) is not None
+        for words in [command, *((script and plain_commands(script)) or [])]
+    )
+
+
+WORDS = st.sampled_from(
+    ["rm", "sudo", "-f", "-rf", "x", "bash", "-c", "-lc", "rm -rf x", "ls; sudo rm -f y", "-u", "--"]
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(WORDS, max_size=6))
+def test_whatever_the_original_asks_about_is_asked_about(command: list[str]) -> None:
+    if original_might_be_dangerous(command):
+        assert command_might_be_dangerous(command)
+
+
+@pytest.mark.parametrize("command", DANGEROUS, ids=" ".join)
+def test_the_originals_rule_as_written_down_here(command: list[str]) -> None:
+    assert original_might_be_dangerous(command)
+
+
+@pytest.mark.parametrize("command", MISSED_BY_THE_ORIGINAL + HARMLESS, ids=" ".join)
+def test_what_the_originals_rule_misses(command: list[str]) -> None:
+    assert not original_might_be_dangerous(command)
+
+
+def test_scripts_in_scripts_end_somewhere() -> None:
+    script = "rm -rf x"
+    for _ in range(3):
+        script = shlex.join(["bash", "-c", script])
+    assert command_might_be_dangerous(shlex.split(script))
+    for _ in range(3):
+        script = shlex.join(["bash", "-c", script])
+    assert not command_might_be_dangerous(shlex.split(script))
+
+
+@pytest.mark.parametrize(
+    ("unmatched", "harmless", "dangerous"),
+    [
+        ("run", Decision.ALLOW, Decision.PROMPT),
+        ("prompt", Decision.PROMPT, Decision.PROMPT),
+        ("deny", Decision.FORBIDDEN, Decision.FORBIDDEN),
+    ],
+)
+def test_the_users_choice(unmatched: str, harmless: Decision, dangerous: Decision) -> None:
+    assert unmatched in UNMATCHED
+    decide = unmatched_heuristics(unmatched)
+    assert (decide(["ls"]), decide(["rm", "-rf", "x"])) == (harmless, dangerous)
+
+
+def test_another_choice_is_a_bug() -> None:
+    with pytest.raises(ValueError, match="maybe"):
+        unmatched_heuristics("maybe")
 
 
 def test_many_sudos_are_no_recursion() -> None:

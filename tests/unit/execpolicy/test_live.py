@@ -91,6 +91,7 @@ def test_files_are_not_looked_at_more_often_than_that(world: World) -> None:
     assert not world.rules.is_stale(None)
     world.now += LOOK_SECONDS
     assert world.rules.is_stale(None)
+    assert world.rules.is_stale(None), "until it is read, whoever asks and how often"
 
 
 def test_a_bad_file_at_the_start_is_an_error(world: World) -> None:
