@@ -45,6 +45,9 @@ FLOOD_PAUSE = 0.01
 TURN = 0.002
 """Seconds after which a call that is asked about one exec after the other lets the rest of the server have its turn."""
 
+_FRAMES_AT_ONCE = 4096
+"""Bytes read at once where frames are small: three hundred of them."""
+
 _HELLO = bytes((wire.VERSION,))
 
 FIRST_READ = 64 * 1024
@@ -147,6 +150,50 @@ class Channel:
             close_all(self.connection.unclaimed())
             raise
         return event
+
+    def listen(self, take: Callable[[wire.Frame], None]) -> asyncio.Future[None]:
+        """Give every frame to ``take`` as it comes, for a peer that sends no descriptors.
+
+        Returns:
+            Done when the session is, or the peer has closed; fails as :meth:`receive` does. Whoever cancels it lets the
+            loop have a turn before the channel is closed.
+        """
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[None] = loop.create_future()
+        descriptor = self.socket.fileno()
+
+        def on_readable() -> None:
+            try:
+                if not self._take_what_is_there(take):
+                    return
+                over.set_result(None)
+            except Exception as error:  # noqa: BLE001 - handed to whoever waits; the loop would only log it
+                over.set_exception(error)
+            loop.remove_reader(descriptor)
+
+        def on_done(_: asyncio.Future[None]) -> None:
+            if over.cancelled():
+                loop.remove_reader(descriptor)
+
+        loop.add_reader(descriptor, on_readable)
+        over.add_done_callback(on_done)
+        return over
+
+    def _take_what_is_there(self, take: Callable[[wire.Frame], None]) -> bool:
+        """Take the frames that are there; whether they were the last ones."""
+        try:
+            data, descriptors = receive_message(self.socket, _FRAMES_AT_ONCE, self._most)
+        except BlockingIOError:
+            return False
+        except ConnectionResetError:
+            return True
+        if descriptors:
+            close_all(descriptors)
+            raise RemoteProtocolError("descriptors where none belong")
+        self.connection.receive_data(data)
+        while (event := self.connection.next_event()) is not wire.NEED_DATA:
+            take(event)
+        return not data or self.connection.state == "done"
 
     async def send(self, frame: wire.Frame) -> None:
         """Send a frame; its descriptors stay open here."""

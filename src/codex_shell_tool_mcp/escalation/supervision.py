@@ -16,7 +16,7 @@ from codex_shell_tool_mcp.errors import LocalProtocolError, ProtocolError, Sandb
 from codex_shell_tool_mcp.escalation import wire
 from codex_shell_tool_mcp.escalation.channel import Channel, Rendezvous
 from codex_shell_tool_mcp.process.output import OutputCapture
-from codex_shell_tool_mcp.process.spawn import Spawn, spawn
+from codex_shell_tool_mcp.process.spawn import Spawn, reap, spawn
 from codex_shell_tool_mcp.process.tree import kill_session
 
 if TYPE_CHECKING:
@@ -83,17 +83,17 @@ class Supervision:
         self._started: asyncio.Future[None] = loop.create_future()
         self._exited: asyncio.Future[wire.Outcome] = loop.create_future()
         self._finished: asyncio.Future[int] = loop.create_future()
-        self._reader = asyncio.create_task(self._read_control())
+        self._reader = control.listen(self._take)
+        self._reader.add_done_callback(self._read_out)
 
     async def shell_exit(self) -> wire.Outcome:
-        """How the shell ended.
+        """How the shell ended. For one caller: if that is cancelled, nobody can know any more.
 
         Raises:
             SandboxError: It was never started: the sandbox could not be applied.
             ShellToolError: The supervisor is gone.
         """
-        await asyncio.shield(self._started)
-        return await asyncio.shield(self._exited)
+        return await self._exited
 
     async def spawn(
         self, request: wire.Request, stream: int, *, path: bytes, decided: Fingerprint, by_path: bool
@@ -112,7 +112,9 @@ class Supervision:
             ShellToolError: The supervisor is gone, or the request is too large for it.
         """
         # The shell's first exec can be asked about before the supervisor's word that it started has been read.
-        await asyncio.shield(self._started)
+        if not self._started.done():
+            await asyncio.shield(self._started)
+        self._started.result()
         session = next(self._sessions)
         begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._spawning[session] = begun
@@ -157,14 +159,15 @@ class Supervision:
 
     async def _reap(self) -> None:
         """Reap the supervisor, and end its session from here unless it said that nothing is left."""
-        self._reader.cancel()
-        await asyncio.gather(self._reader, return_exceptions=True)
+        if not self._reader.done():
+            self._reader.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
         self._control.close()
         self.rendezvous.close()
         clean = self._finished.done() and not self._finished.cancelled()
         # In a thread, for the loop must not wait; before the wait, which gives the session's number away.
         left = 0 if clean else await asyncio.to_thread(kill_session, self._process.pid)
-        await asyncio.to_thread(self._process.wait)
+        await reap(self._process)
         self.ended = self._finished.result() if clean else left
         await self.output.drain()  # what was printed before the end is still in the pipe
         self.output.close()
@@ -174,15 +177,15 @@ class Supervision:
             elif not future.cancelled():
                 future.exception()  # taken note of
 
-    async def _read_control(self) -> None:
-        try:
-            while (frame := await self._control.receive()) is not None:
-                self._take(frame)
-                if isinstance(frame, wire.Finished):
-                    return
-            self._lost("the supervisor of this call is gone; what was left of its session has been ended")
-        except (ProtocolError, OSError) as error:
+    def _read_out(self, reader: asyncio.Future[None]) -> None:
+        """Nothing more comes from the supervisor."""
+        if reader.cancelled():
+            return
+        error = reader.exception()
+        if error is not None:
             self._lost(f"the supervisor of this call broke off: {error}")
+        else:
+            self._lost("the supervisor of this call is gone; what was left of its session has been ended")
 
     def _take(self, frame: wire.Frame) -> None:
         match frame:
@@ -190,7 +193,9 @@ class Supervision:
                 _resolve(self._started, None)
             case wire.ShellFailed(errno=number, message=message):
                 cause = f": {os.strerror(number)}" if number else ""
-                _fail(self._started, SandboxError(f"the shell was not started: {message}{cause}"))
+                not_started = SandboxError(f"the shell was not started: {message}{cause}")
+                _fail(self._started, not_started)
+                _fail(self._exited, not_started)
             case wire.ShellExit(outcome=outcome):
                 _resolve(self._exited, outcome)
             case wire.Finished(ended=ended):

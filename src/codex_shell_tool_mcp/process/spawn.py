@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import subprocess
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,6 +61,28 @@ def spawn(what: Spawn) -> subprocess.Popen[bytes]:
         )
     except OSError as error:
         raise _explained(error, what) from error
+
+
+async def reap(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a process that is about to end: without a thread where the kernel tells of its end (pidfd_open(2))."""
+    if process.poll() is not None:
+        return
+    try:
+        held = os.pidfd_open(process.pid) if sys.platform == "linux" else -1
+    except OSError:
+        held = -1
+    if held < 0:
+        await asyncio.to_thread(process.wait)
+        return
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(held, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(held)
+        os.close(held)
+    process.wait()
 
 
 def _explained(error: OSError, what: Spawn) -> UsageError | MissingBinaryError:
