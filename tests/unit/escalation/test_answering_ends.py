@@ -45,7 +45,7 @@ async def _ask_at_the_end() -> None:
     os.close(program)
     policy = EndsTheCall()
     supervision = cast("Supervision", SimpleNamespace(rendezvous=Rendezvous(ours)))
-    server = answering.EscalateServer(policy=policy, supervision=supervision, writable=None)
+    server = answering.EscalateServer(policy=policy, supervision=supervision, writable=None, shell=Path("/bin/sh"))
     policy.serving = asyncio.create_task(server.serve())
     await asyncio.wait([policy.serving])
     assert near.recv(1) == b"", "unanswered, and closed"
