@@ -75,7 +75,12 @@ def _times(figures: Figures, loops: Sequence[Loop], what: str) -> list[str]:
 
 
 def _added(figures: Figures, loops: Sequence[Loop], what: str) -> list[str]:
-    heads = [*(_HEADS[name] for name in _ADDED), "ours to plain bash", "ours to the original, added", "…, whole"]
+    heads = [
+        *(_HEADS[name] for name in _ADDED),
+        "ours to plain bash",
+        "ours to the original, added",
+        "ours to the original, whole",
+    ]
     rows = _head(what, heads)
     for loop in loops:
         cells = [_time(figures.added(loop.name, name), loop) for name in _ADDED]
