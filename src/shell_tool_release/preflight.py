@@ -119,8 +119,14 @@ def _venv() -> Problem | None:
 def _libpython() -> Problem | None:
     """The shared libpython becomes part of the frozen server; the places are those PyInstaller looks at."""
     name = str(sysconfig.get_config_var("INSTSONAME") or "")
-    if sysconfig.get_config_var("PYTHONFRAMEWORK") or any((place / name).exists() for place in _library_folders()):
+    if sysconfig.get_config_var("PYTHONFRAMEWORK"):
         return None
+    if any((place / name).exists() for place in _library_folders()):
+        header = Path(sysconfig.get_path("include")) / "Python.h"
+        found = header.exists() or sys.platform == "darwin"
+        return (
+            None if found else Problem("libpython", f"{header}: the Python wrapper's boot program is compiled with it")
+        )
     if not sysconfig.get_config_var("Py_ENABLE_SHARED"):
         return Problem("libpython", f"a Python built with --enable-shared: {sys.executable} is not")
     return Problem("libpython", f"the shared library {name}: it becomes part of the frozen server")

@@ -1,7 +1,7 @@
 """The built binaries tests need: ``built().bash`` and so on, each built at its first use and cached across runs.
 
 Environment variables win, for work on one part: CODEX_TEST_BASH, CODEX_TEST_BASH_MUSL, CODEX_TEST_BASH_STOCK,
-CODEX_TEST_WRAPPER, CODEX_TEST_SUPERVISOR.
+CODEX_TEST_WRAPPER, CODEX_TEST_FROZEN_WRAPPER, CODEX_TEST_SUPERVISOR.
 
 Building takes minutes once, longer than a test may run: ``python -m support.built`` (PYTHONPATH=src:tests) does it
 beforehand, and the nox session for tests calls it. With several workers one builds and the others wait, by the locks of
@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shell_tool_release.errors import run_main
+from shell_tool_release.freeze import WRAPPER, freeze
 from shell_tool_release.native import NativeOptions, build_native
 from shell_tool_release.shells import BuiltShell, Recipe, ShellOptions, build_all
 from shell_tool_release.toolchain import SystemCompiler
+from shell_tool_release.workspace import find_workspace
 from system.bash_support import sanitised
 
 if TYPE_CHECKING:
@@ -72,6 +74,11 @@ class Built:
     def supervisor(self) -> Path:
         """The native shell supervisor."""
         return _chosen("CODEX_TEST_SUPERVISOR", lambda: self._natives["codex-shell-supervisor"])
+
+    @functools.cached_property
+    def frozen_wrapper(self) -> Path:
+        """The frozen Python wrapper."""
+        return _chosen("CODEX_TEST_FROZEN_WRAPPER", lambda: freeze(find_workspace()).server / WRAPPER)
 
     @functools.cached_property
     def _shells(self) -> tuple[BuiltShell, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import select
 import socket
@@ -14,7 +15,7 @@ from codex_shell_tool_mcp.escalation import wire
 from codex_shell_tool_mcp.escalation.channel import receive_message, send_message
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 PATIENCE = 20
 """Seconds until a peer that says nothing is a failure."""
@@ -102,8 +103,12 @@ def calling(
     executable: str | None = None,
     inherited: tuple[int, ...] = (),
     cwd: str | bytes | None = None,
+    setup: Callable[[int], None] | None = None,
 ) -> Iterator[Caller]:
-    """Start a wrapper as a shell would, with a rendezvous socket of its own."""
+    """Start a wrapper as a shell would, with a rendezvous socket of its own.
+
+    ``setup`` is called right before the exec, in the new process, with that socket's number.
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     environment = {**os.environb, **(env or {}), b"CODEX_ESCALATE_SOCKET": str(theirs.fileno()).encode()}
     process = subprocess.Popen(
@@ -116,6 +121,7 @@ def calling(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        preexec_fn=None if setup is None else functools.partial(setup, theirs.fileno()),  # noqa: PLW1509 - no threads
     )
     theirs.close()
     try:

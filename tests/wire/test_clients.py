@@ -1,4 +1,7 @@
-"""One conformance suite for both wrappers, the Python and the native one, against a service driven by hand."""
+"""One conformance suite for both wrappers, the native and the Python one, against a service driven by hand.
+
+The Python one is tested as it ships, frozen; where that is not the same program (its entry point), unfrozen as well.
+"""
 
 from __future__ import annotations
 
@@ -21,20 +24,25 @@ from support.service import Caller, Service, calling
 SOURCE = str(Path(__file__).parents[2] / "src").encode()
 
 
+pytestmark = pytest.mark.timeout(900)  # the first to run may have to freeze
+
 Start = Callable[..., AbstractContextManager[Caller]]
 
 
 def command_of(kind: str, name: str | None = None) -> tuple[list[str | bytes], str]:
     """What starts a wrapper under ``name`` as its argv[0], up to the file it is asked about; and the executable."""
-    if kind == "native":
-        wrapper = str(built().wrapper)
+    if kind in {"native", "frozen"}:
+        wrapper = str(built().wrapper if kind == "native" else built().frozen_wrapper)
         return [name or wrapper], wrapper
     # Python's own argv[0] is set by what freezes it; here, by hand.
     code = f"import sys; sys.argv[0] = {name or 'codex-execve-wrapper'!r}; from {client.__name__} import main; main()"
     return [sys.executable, "-c", code], sys.executable
 
 
-@pytest.fixture(params=["python", "native"])
+KINDS = ["frozen", "native"]
+
+
+@pytest.fixture(params=KINDS)
 def start(request: pytest.FixtureRequest) -> Start:
     """Starts the wrapper, asked to run ``command`` (file, argv0, arguments)."""
 
@@ -189,7 +197,7 @@ def test_signals_are_forwarded(start: Start) -> None:
 @pytest.mark.parametrize(
     ("value", "cause"), [(None, b"not set"), ("x", b"not a number"), ("0", b"not a socket"), ("999", b"not a socket")]
 )
-@pytest.mark.parametrize("kind", ["python", "native"])
+@pytest.mark.parametrize("kind", [*KINDS, "python"])
 def test_without_a_socket_nothing_runs(kind: str, value: str | None, cause: bytes) -> None:
     environment = {**os.environ, "PYTHONPATH": os.fsdecode(SOURCE)}
     environment.pop("CODEX_ESCALATE_SOCKET", None)
@@ -208,7 +216,7 @@ def test_without_a_socket_nothing_runs(kind: str, value: str | None, cause: byte
     assert cause in done.stderr
 
 
-@pytest.mark.parametrize("kind", ["python", "native"])
+@pytest.mark.parametrize("kind", [*KINDS, "python"])
 def test_too_few_arguments(kind: str) -> None:
     head, executable = command_of(kind)
     environment = {"PYTHONPATH": os.fsdecode(SOURCE)}
