@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 
 from behaviour.test_escalation import Table, _async_call, call
 from behaviour.test_hostile import FORGER
-from codex_shell_tool_mcp.escalation import answering
+from codex_shell_tool_mcp.escalation import answering, channel
+from codex_shell_tool_mcp.escalation.policy import Escalate
 from codex_shell_tool_mcp.sandbox.spec import ReadOnly
 
 if TYPE_CHECKING:
+    import socket
     from pathlib import Path
 
 TEN = "".join(f"{number}\n" for number in range(1, 11))
@@ -71,3 +75,25 @@ def test_descriptors_that_stay_in_flight_give_a_clear_line(tmp_path: Path) -> No
         " too many descriptors of this user are on their way through sockets; try again\n126\n"
     )
     assert [request.file for request in table.asked] == [FORGER.split()[0]]
+
+
+@pytest.mark.parametrize(("refusals", "output"), [(3, "executed\n0\n"), (10**9, None)])
+def test_the_server_waits_for_descriptors_in_flight_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusals: int, output: str | None
+) -> None:
+    """The kernel's refusal is played here: for the real one the server must not be root, nor this machine shared."""
+    left, really_send = iter(range(refusals)), channel.send_message
+
+    def send(sock: socket.SocketType, data: bytes | memoryview, descriptors: tuple[int, ...]) -> int:
+        if descriptors and next(left, None) is not None:
+            raise OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
+        return really_send(sock, data, descriptors)
+
+    monkeypatch.setattr(channel, "send_message", send)
+    monkeypatch.setattr(channel, "IN_FLIGHT_PATIENCE", 0.2 if output is None else 1000)
+    result = call("/bin/echo executed; echo $?", Table(actions={"echo": Escalate()}), tmp_path)
+    assert result.output == (
+        output
+        or "codex-execve-wrapper: /bin/echo: not run: it cannot be handed over:"
+        " too many descriptors of this user are on their way through sockets; try again\n126\n"
+    )

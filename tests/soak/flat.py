@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-WARM_UP = 0.05
-"""The part of the samples, from the first on, in which a process may still grow: imports, pools, the first records."""
+WARM_UP = 0.4
+"""The part of the samples, from the first on, in which a process may still grow: Python's arenas (1 MiB each) fill up
+over the first 20,000 execs, and stand still from then on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +20,8 @@ class Trend:
 
     Attributes:
         name: Of what.
-        first: Of the first quarter after the warm-up: the median, or for descriptors the least.
-        last: Of the last quarter.
+        first: Of the first quarter of what follows the warm-up: the median, or for descriptors the least.
+        last: Of its last quarter.
         slope: Growth per 1,000 execs, by a straight line through all samples after the warm-up.
         tolerance: By how much ``last`` may exceed ``first``.
     """

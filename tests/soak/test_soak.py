@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from soak import run
 from soak.flat import trend
-from soak.run import expected, soak
+from soak.run import expected
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,10 +18,10 @@ COUNTS = list(range(1000, 51_000, 1000))
 
 def test_a_leak_grows_and_noise_does_not() -> None:
     noisy = [30_000.0 + (count * 7919) % 400 for count in range(50)]
-    assert trend("noise", COUNTS, noisy, tolerance=1024).flat
-    leak = [figure + 0.1 * count for figure, count in zip(noisy, COUNTS, strict=True)]  # 100 bytes an exec
-    assert not trend("leak", COUNTS, leak, tolerance=1024).flat
-    assert 90 < trend("leak", COUNTS, leak, tolerance=1024).slope < 110
+    assert trend("noise", COUNTS, noisy, tolerance=512).flat
+    leak = [figure + 0.05 * count for figure, count in zip(noisy, COUNTS, strict=True)]  # 50 bytes an exec
+    assert not trend("leak", COUNTS, leak, tolerance=512).flat
+    assert 40 < trend("leak", COUNTS, leak, tolerance=512).slope < 60
 
 
 def test_a_start_that_grows_is_no_leak() -> None:
@@ -30,25 +31,26 @@ def test_a_start_that_grows_is_no_leak() -> None:
 def test_one_descriptor_that_stays_is_a_leak() -> None:
     busy = [9.0, 11.0, 10.0, 9.0, 12.0] * 10
     assert trend("busy", COUNTS, busy, tolerance=0, least=True).flat
-    stays = [*busy[:30], *(count + 1 for count in busy[30:])]
+    stays = [*busy[:35], *(count + 1 for count in busy[35:])]
     assert not trend("stays", COUNTS, stays, tolerance=0, least=True).flat
 
 
 def test_too_few_samples_are_no_proof() -> None:
     with pytest.raises(ValueError, match="too few"):
-        trend("few", COUNTS[:7], [1.0] * 7, tolerance=0)
+        trend("few", COUNTS[:11], [1.0] * 11, tolerance=0)
 
 
-def test_a_short_soak(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_short_soak(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Through a real server: samples of every kind are there, and the execs came out as they should."""
-    trends = soak(tmp_path, 1800, 100)
+    monkeypatch.setattr(run, "PER_CALL", 20)
+    trends = run.soak(tmp_path, 640, 20)
     assert [one.name.rpartition(",")[0] for one in trends] == [
         *["server, one call"] * 2,
         *["supervisor"] * 2,
         *["server, short calls"] * 2,
     ]
     assert all(one.flat for one in trends if one.name.endswith("descriptors"))
-    assert "1800 execs: " in capsys.readouterr().out
+    assert "640 execs: " in capsys.readouterr().out
 
 
 def test_expected_counts() -> None:

@@ -33,8 +33,11 @@ _ROOM = tuple(socket.CMSG_SPACE(most * array.array("i").itemsize) for most in ra
 _SCM_PIDFD = 4
 """unix(7): a peer that sets SO_PASSPIDFD on our end has the kernel give us a descriptor with every message."""
 
-_IN_FLIGHT = {errno.ETOOMANYREFS, errno.ENOBUFS}
-"""Too many descriptors of this user are on their way through sockets: passes by itself."""
+IN_FLIGHT = {errno.ETOOMANYREFS, errno.ENOBUFS}
+"""Too many descriptors of this user are on their way through sockets (unix(7)): passes by itself."""
+
+TOO_MANY_IN_FLIGHT = "too many descriptors of this user are on their way through sockets; try again"
+"""What a script is told when it does not pass: the wrapper's words."""
 
 IN_FLIGHT_PATIENCE = 5.0
 """Seconds to retry while they are."""
@@ -207,7 +210,7 @@ class Channel:
                 except BlockingIOError:
                     await _ready(loop.add_writer, loop.remove_writer, self.socket.fileno())
                 except OSError as error:
-                    if error.errno not in _IN_FLIGHT or loop.time() > give_up:
+                    if error.errno not in IN_FLIGHT or loop.time() > give_up:
                         raise
                     await asyncio.sleep(FLOOD_PAUSE)
 

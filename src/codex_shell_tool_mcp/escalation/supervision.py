@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from codex_shell_tool_mcp.errors import LocalProtocolError, ProtocolError, SandboxError, ShellToolError
 from codex_shell_tool_mcp.escalation import wire
-from codex_shell_tool_mcp.escalation.channel import Channel, Rendezvous
+from codex_shell_tool_mcp.escalation.channel import IN_FLIGHT, TOO_MANY_IN_FLIGHT, Channel, Rendezvous
 from codex_shell_tool_mcp.process.output import OutputCapture
 from codex_shell_tool_mcp.process.spawn import Spawn, reap, spawn
 from codex_shell_tool_mcp.process.tree import kill_session
@@ -139,6 +139,9 @@ class Supervision:
             await begun
         except LocalProtocolError as error:
             raise ShellToolError(f"it cannot be handed over: {error}") from error
+        except OSError as error:
+            cause = TOO_MANY_IN_FLIGHT if error.errno in IN_FLIGHT else error.strerror
+            raise ShellToolError(f"it cannot be handed over: {cause}") from error
         finally:
             del self._spawning[session]
             if begun.done() and not begun.cancelled():
