@@ -102,7 +102,8 @@ def parser() -> argparse.ArgumentParser:
         prog=PROGRAM,
         allow_abbrev=False,
         description="MCP server on stdio with one tool, shell: each exec of a script is decided by rules.",
-        epilog=f"{PROGRAM} execpolicy check --help tells how to try rules without a server.",
+        epilog=f"Without a server: {PROGRAM} execpolicy check --help tries rules, execpolicy lint --help looks for "
+        "mistakes in them, execpolicy allow --help writes one.",
     )
     made.add_argument("--execve", type=Path, metavar="PATH", help="the exec wrapper (default: the one shipped)")
     made.add_argument(
@@ -204,11 +205,17 @@ def _dispatch(arguments: Sequence[str]) -> int:
 
 
 def _execpolicy(arguments: Sequence[str]) -> int:
-    if not arguments or arguments[0] != "check":
-        raise UsageError(f"execpolicy: expected check, got {arguments[0] if arguments else 'nothing'}; see --help")
-    from codex_shell_tool_mcp.execpolicy import check  # noqa: PLC0415 - see the module's docstring
+    word, *rest = arguments or ("nothing",)
+    if word == "check":
+        from codex_shell_tool_mcp.execpolicy import check  # noqa: PLC0415 - see the module's docstring
 
-    return check.main(list(arguments[1:]))
+        return check.main(rest)
+    if word not in {"lint", "allow"}:
+        raise UsageError(f"execpolicy: expected check, lint or allow, got {word}; see --help")
+    from codex_shell_tool_mcp.execpolicy import amend, lint, loader  # noqa: PLC0415
+
+    run = lint.main if word == "lint" else amend.main
+    return run(rest, loader.find_codex_home(os.environ))
 
 
 def _serve(options: Options) -> int:

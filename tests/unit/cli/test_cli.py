@@ -104,10 +104,12 @@ def test_help_names_every_option_and_fits_a_terminal(capsys: pytest.CaptureFixtu
         assert word in text
 
 
-@pytest.mark.parametrize("arguments", [["execpolicy"], ["execpolicy", "lint"]])
+@pytest.mark.parametrize("arguments", [["execpolicy"], ["execpolicy", "explain"]])
 def test_sub_commands_it_does_not_know(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments) == 2
-    assert capsys.readouterr().err.startswith("codex-exec-mcp-server: error: execpolicy: expected check, got ")
+    assert capsys.readouterr().err.startswith(
+        "codex-exec-mcp-server: error: execpolicy: expected check, lint or allow, got "
+    )
 
 
 def test_an_error_is_one_line_and_its_status(
