@@ -6,6 +6,7 @@ The suite itself: ``test_bash_suite.py``, which takes minutes and runs in a sess
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,16 @@ import pytest
 
 from codex_shell_tool_mcp.escalation.policy import Deny, EscalateAction, ExecRequest
 from codex_shell_tool_mcp.escalation.supervision import Supervision
-from shell_tool_release.bash_suite import ScriptFolder, SuiteFiles, SuitePlace, script_names, suite_files
+from shell_tool_release.bash_suite import (
+    ScriptFolder,
+    SuiteFiles,
+    SuitePlace,
+    script_names,
+    suite_files,
+    suite_place,
+)
 from shell_tool_release.cache import cache_root
+from shell_tool_release.errors import ReleaseError
 from shell_tool_release.sources import SourceOptions, bash_source
 from support.built import built
 from system.bash_support.suite import (
@@ -164,6 +173,23 @@ def test_one_argument_lost_on_the_way_outside_is_noticed(files: SuiteFiles, monk
     plain, escalated = run(files, "plain", "escalate")
     found = difference(plain, escalated)
     assert [line[:9] for line in found if line.startswith("-a")] == ["-argv[1] "]
+
+
+def test_a_script_leaves_nothing_behind(files: SuiteFiles) -> None:
+    """Neither its folder nor, as one of the suite's would, a file in /tmp."""
+    with suite_place(files, built().bash_stock) as place:
+        assert "FN=$TMPDIR/" in (place.folder / "tests" / "exec17.sub").read_text("utf-8")
+    assert not place.folder.exists()
+
+
+def test_a_suite_that_has_changed_is_looked_at_anew(files: SuiteFiles, tmp_path: Path) -> None:
+    shutil.copytree(files.tests, tmp_path / "tests")
+    (tmp_path / "tests" / "exec17.sub").write_text("echo other\n")
+    with (
+        pytest.raises(ReleaseError, match=r"exec17\.sub of bash's suite"),
+        suite_place(replace(files, tests=tmp_path / "tests"), built().bash_stock),
+    ):
+        pytest.fail("it was taken")
 
 
 def test_what_keeps_a_script_from_running_is_its_result(files: SuiteFiles) -> None:
