@@ -117,6 +117,11 @@ class LiveRules:
         if new:
             self._opened |= frozenset(new)
 
+    def expire(self) -> None:
+        """Files were changed just now: look at them before anything is decided, however recent the last look."""
+        for held in self._held.values():
+            held.stale = True
+
     def is_stale(self, cwd: Path | None) -> bool:
         """Whether :meth:`refresh` has something to do for the directory whose project counts: cheap, for each exec."""
         held = self._held.get(cwd)

@@ -12,12 +12,15 @@ from pydantic import ValidationError
 
 from codex_shell_tool_mcp.errors import ShellToolError
 from codex_shell_tool_mcp.escalation.policy import Deny, Escalate, EscalateAction, Run
+from codex_shell_tool_mcp.execpolicy import amend
 from codex_shell_tool_mcp.execpolicy.decision import Decision
-from codex_shell_tool_mcp.execpolicy.heuristics import unmatched_decision
+from codex_shell_tool_mcp.execpolicy.heuristics import unmatched_decision, why_dangerous
 from codex_shell_tool_mcp.execpolicy.rules import PrefixRuleMatch, evaluate_exec
-from codex_shell_tool_mcp.server.prompt import SCHEMA, message, visible
+from codex_shell_tool_mcp.server.prompt import ALWAYS, SCHEMA, message, schema_with_rule, visible
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mcp.server.context import ServerRequestContext
     from mcp_types import ClientCapabilities
 
@@ -33,6 +36,12 @@ DEFAULT_APPROVAL_TIMEOUT = 600.0
 
 NO_CAPABILITY = "Approval is required, and this client cannot ask for it (it does not declare elicitation)"
 """Reason of a denial when nobody can be asked."""
+
+OFFERED_WORDS = 12
+"""Words of a command for which a rule is offered: a longer one will hardly come again just so."""
+
+OFFERED_CHARACTERS = 300
+"""Characters of it: all of them have to be read."""
 
 _REASONS = {"decline": "User declined execution", "cancel": "User cancelled execution"}
 
@@ -90,7 +99,7 @@ class McpEscalationPolicy:
         deciding = self._deciding(policy, request)
         action = _without_asking(deciding)
         if action is None:
-            action = _once_asked(deciding, await self._ask(request))
+            action = await self._after_asking(request, deciding)
         return _logged(request, action, deciding)
 
     def decide_at_once(self, request: ExecRequest) -> EscalateAction | None:
@@ -116,26 +125,60 @@ class McpEscalationPolicy:
         )
         return evaluation.deciding()
 
-    async def _ask(self, request: ExecRequest) -> str | None:
-        """Put the question; ``None`` if it was accepted, else why not."""
+    async def _after_asking(self, request: ExecRequest, deciding: RuleMatch) -> EscalateAction:
+        """What comes of the answer; what the rules forbid by then stays forbidden."""
+        rules = self.factory.rules
+        prefix = None if rules is None else rule_to_offer(request, deciding)
+        refusal, always = await self._ask(request, prefix)
+        action = _once_asked(deciding, refusal)
+        if rules is None or refusal is not None:
+            return action
+        written = prefix is not None and always and await rules.allow(prefix)
+        later = _without_asking(self._deciding(await rules.current(), request))
+        return later if isinstance(later, Deny) or (written and later is not None) else action
+
+    async def _ask(self, request: ExecRequest, prefix: Sequence[str] | None) -> tuple[str | None, bool]:
+        """Put the question, with the choice to write a rule for ``prefix``.
+
+        Returns:
+            ``None`` if it was accepted, else why not; and whether the rule is wanted.
+        """
         if not self.factory.can_ask:
-            return NO_CAPABILITY
+            return NO_CAPABILITY, False
         context = self.factory.context
         with self.stopwatch.paused():
             try:
                 async with asyncio.timeout(self.factory.approval_timeout):
                     answer = await context.session.elicit_form(
                         message(request.program, request.argv, request.cwd, request.resolved),
-                        SCHEMA,
+                        SCHEMA if prefix is None else schema_with_rule(prefix),
                         context.request_id,
                     )
             except TimeoutError:
-                return f"Nobody answered the request for approval within {self.factory.approval_timeout:g} s"
+                return f"Nobody answered the request for approval within {self.factory.approval_timeout:g} s", False
             except MCPError as error:
                 raise ShellToolError(f"the client could not ask for approval: {error.message}") from error
             except ValidationError as error:
                 raise ShellToolError("the client's answer to the request for approval makes no sense") from error
-        return _REASONS.get(answer.action)
+        always = answer.action == "accept" and (answer.content or {}).get(ALWAYS) is True
+        return _REASONS.get(answer.action), always
+
+
+def rule_to_offer(request: ExecRequest, deciding: RuleMatch) -> tuple[str, ...] | None:
+    """The narrowest prefix that would spare the question, if writing it can be offered.
+
+    Not if a rule wants the question, which an ``allow`` could not undo; not for what is dangerous, or could have been
+    put there by the script, or runs more than it says.
+    """
+    prefix = (request.program, *request.argv[1:])
+    if isinstance(deciding, PrefixRuleMatch) or request.writable_by_sandbox or not request.program.startswith("/"):
+        return None
+    if len(prefix) > OFFERED_WORDS or sum(map(len, prefix)) > OFFERED_CHARACTERS:
+        return None
+    if any(0xD800 <= ord(character) <= 0xDFFF for word in prefix for character in word):
+        return None
+    dangerous = why_dangerous(prefix) is not None
+    return None if dangerous or amend.is_banned(prefix) or amend.objections(prefix) else prefix
 
 
 def _without_asking(deciding: RuleMatch) -> EscalateAction | None:

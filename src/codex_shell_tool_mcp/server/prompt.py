@@ -22,6 +22,25 @@ SCHEMA: dict[str, object] = {
 }
 """The form: a reason may be given, only the answer itself counts."""
 
+ALWAYS = "always"
+"""The property of the form by which a rule is asked for."""
+
+
+def schema_with_rule(prefix: Sequence[str]) -> dict[str, object]:
+    """The form that also offers to write a rule for commands that begin with ``prefix``."""
+    begin = " ".join([quote_path(prefix[0]), *map(quote, prefix[1:])])
+    choice = {
+        "type": "boolean",
+        "title": "Always allow",
+        "description": f"Write a rule: from now on every command that begins with `{begin}` runs outside the sandbox, "
+        "and nobody is asked",
+        "default": False,
+    }
+    properties = SCHEMA["properties"]
+    assert isinstance(properties, dict)
+    return {**SCHEMA, "properties": {**properties, ALWAYS: choice}}
+
+
 _BARE = frozenset("+-./:@]_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 _NOT_IN_SINGLE = frozenset("'\\^")
 _NOT_IN_DOUBLE = frozenset("`$!^")

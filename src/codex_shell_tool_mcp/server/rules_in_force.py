@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from mcp_types import EmptyResult, LoggingMessageNotification, LoggingMessageNotificationParams, SetLevelRequestParams
 
+from codex_shell_tool_mcp.errors import ShellToolError
+from codex_shell_tool_mcp.execpolicy import amend
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from mcp.server.context import ServerRequestContext
@@ -77,6 +80,18 @@ class RulesInForce:
         await self.tell_notes(cwd, session)
         return found.policy
 
+    async def allow(self, prefix: Sequence[str], session: ServerSession) -> bool:
+        """Write a rule that allows ``prefix``; whether it is there now. If not, the client is told why."""
+        try:
+            await asyncio.to_thread(amend.allow, self.live.codex_home, prefix)
+        except ShellToolError as error:
+            text = f"no rule was written: {error}"
+            self._told.discard(text)
+            await self._tell(session, [text])
+            return False
+        self.live.expire()
+        return True
+
     async def tell_notes(self, cwd: Path | None, session: ServerSession) -> None:
         """Tell the client what does not count and why, unless it knows."""
         await self._tell(session, self.live.in_force(cwd).notes)
@@ -109,6 +124,10 @@ class CallRules:
     def at_once(self) -> Policy | None:
         """The rules as the files have them now; ``None`` if that takes time: then ask :meth:`current`."""
         return self.rules.at_once(self.cwd)
+
+    async def allow(self, prefix: Sequence[str]) -> bool:
+        """See :meth:`RulesInForce.allow`."""
+        return await self.rules.allow(prefix, self.session)
 
     async def begin(self) -> Policy:
         """The rules at the beginning of a call; also tells what the server found at its start. See :meth:`current`."""
