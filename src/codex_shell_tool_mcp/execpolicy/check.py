@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
     from codex_shell_tool_mcp.execpolicy.rules import Policy
 
-USAGE = "usage: codex-exec-mcp-server execpolicy check --rules PATH [--pretty] [--resolve-host-executables] COMMAND..."
+USAGE = (
+    "usage: codex-exec-mcp-server execpolicy check --rules PATH [--pretty | --explain] [--resolve-host-executables] "
+    "COMMAND..."
+)
 
 HELP = f"""{USAGE}
 
@@ -31,6 +34,8 @@ Say what rules files decide about a command, as JSON. Nothing is run.
 
   -r, --rules PATH             a rules file; repeat it for several, they are read in this order
       --pretty                 indent the JSON
+      --explain                for people, in place of the JSON: every rule considered, why it won or lost, and what the
+                               server would do
       --resolve-host-executables
                                let an absolute path stand for its basename, as host_executable permits
   -h, --help                   print this text
@@ -47,6 +52,7 @@ class CheckOptions:
     rules: tuple[str, ...]
     command: tuple[str, ...]
     pretty: bool = False
+    explain: bool = False
     resolve_host_executables: bool = False
 
 
@@ -61,18 +67,33 @@ def main(argv: Sequence[str]) -> int:
         print(HELP, end="")
         return 0
     try:
-        policy = _policy(options)
+        text = _explained(options) if options.explain else _json(options)
     except PolicyError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 1
-    matches = policy.matches(options.command, resolve_host_executables=options.resolve_host_executables)
-    indent = 2 if options.pretty else None
-    separators = None if options.pretty else (",", ":")
-    text = json.dumps(to_json(matches), ensure_ascii=False, indent=indent, separators=separators)
-    # JSON is UTF-8 whatever the locale; a working directory that is not keeps its bytes.
+    # UTF-8 whatever the locale; a working directory that is not keeps its bytes.
     sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape") + b"\n")
     sys.stdout.flush()
     return 0
+
+
+def _json(options: CheckOptions) -> str:
+    # Of the others nothing is wanted but that they hold: most of 10,000 rules need not be handed over.
+    policy = _policy(options, (options.command[0], basename(options.command[0])))
+    matches = policy.matches(options.command, resolve_host_executables=options.resolve_host_executables)
+    indent = 2 if options.pretty else None
+    separators = None if options.pretty else (",", ":")
+    return json.dumps(to_json(matches), ensure_ascii=False, indent=indent, separators=separators)
+
+
+def _explained(options: CheckOptions) -> str:
+    from codex_shell_tool_mcp.execpolicy import explain  # noqa: PLC0415 - reads a table that the JSON needs not
+
+    located = explain.locate(options.command[0])
+    policy = _policy(options, explain.programs(options.command, located))
+    return explain.explain(
+        policy, options.command, resolve_host_executables=options.resolve_host_executables, located=located
+    )
 
 
 def parse_options(argv: Sequence[str]) -> CheckOptions | None:
@@ -93,7 +114,7 @@ def parse_options(argv: Sequence[str]) -> CheckOptions | None:
             return None
         if option in {"-r", "--rules"}:
             rules.append(value if has_value else _next(rest, option))
-        elif option in {"--pretty", "--resolve-host-executables"}:
+        elif option in {"--pretty", "--explain", "--resolve-host-executables"}:
             if has_value:
                 raise UsageError(f"{option} takes no value")
             flags.add(option)
@@ -122,14 +143,13 @@ def _match(match: RuleMatch) -> dict[str, Any]:
     return {"prefixRuleMatch": raw}
 
 
-def _policy(options: CheckOptions) -> Policy:
+def _policy(options: CheckOptions, programs: Sequence[str]) -> Policy:
     try:
         files = [read_rules(Path(path), follow_links=True) for path in options.rules]
     except PolicyError as exc:
         raise PolicyError(f"failed to read policy at {exc}") from exc
     try:
-        # Of the others nothing is wanted but that they hold: most of 10,000 rules need not be handed over.
-        return combined(evaluate_files(files, programs=(options.command[0], basename(options.command[0]))))
+        return combined(evaluate_files(files, programs=programs))
     except PolicyError as exc:
         raise PolicyError(f"failed to parse policy at {exc}") from exc
 
@@ -162,5 +182,6 @@ def _checked(rules: Sequence[str], command: Sequence[str], flags: set[str]) -> C
         rules=tuple(rules),
         command=tuple(command),
         pretty="--pretty" in flags,
+        explain="--explain" in flags,
         resolve_host_executables="--resolve-host-executables" in flags,
     )
