@@ -159,3 +159,21 @@ def test_a_confined_shell_reads_no_bashrc(tmp_path: Path) -> None:
     (tmp_path / ".bashrc").write_text("echo read by mistake\n")
     assert call("echo $-", Table(), tmp_path, sandbox=CONFINED).output.strip() in {"hBc", "hc"}
     assert call("BASH_ENV=$HOME/.bashrc $BASH -c :", Table(), tmp_path, sandbox=CONFINED).output == "read by mistake\n"
+
+
+@pytest.mark.parametrize("interpreter", ["", "#!/bin/sh\n"])
+def test_a_directory_that_is_only_named_is_not_where_a_program_is_looked_for(tmp_path: Path, interpreter: str) -> None:
+    """By its name the directory is outside; followed, it is the script's own. What runs is what was decided.
+
+    The twin hands its directory over: the very same name then is what ``$0`` says.
+    """
+    work = tmp_path / "work"
+    for folder in (work / "a" / "b", work / "outside" / "bin", tmp_path / "outside" / "bin"):
+        folder.mkdir(parents=True)
+    (work / "link").symlink_to(work / "a" / "b")
+    tool = script_file(tmp_path / "outside" / "bin" / "tool", f"{interpreter}echo honest $0\n")
+    script_file(work / "outside" / "bin" / "tool", f"{interpreter}echo EVIL\n")
+    attack = f"{FORGER} claim_directory {work}/link/../../outside bin/tool {tool}"
+    assert call(attack, ByPath(str(tool)), work, sandbox=CONFINED).output == f"answer 3\nhonest {tool}\n"
+    twin = call("cd ../outside; bin/tool", ByPath(str(tool)), work, sandbox=CONFINED)
+    assert twin.output == "honest bin/tool\n"

@@ -78,6 +78,19 @@ def claim(path: str, real: str, *arguments: str) -> None:
         print("then", answer(stream), flush=True)
 
 
+def claim_directory(directory: str, file: str, real: str) -> None:
+    """Ask for ``file`` with a descriptor of ``real``, and name a directory without handing one over."""
+    strings = b"".join(os.fsencode(text) + b"\0" for text in (file, directory, file))
+    payload = struct.pack("<BIII", 1, 0o22, 1, 0) + strings
+    stream, _ = hello()
+    send(stream, struct.pack("<IB", len(payload) + 1, 1) + payload, (os.open(real, os.O_PATH),))
+    kind, _ = answer(stream)
+    print("answer", kind, flush=True)
+    if kind == 3:
+        hand_over(stream)
+        answer(stream)
+
+
 def rewrite(tool: str) -> None:
     """Change ``tool`` after the answer, before the hand-over."""
     stream, _ = hello()
@@ -204,6 +217,7 @@ def press(seconds: str) -> None:
 if __name__ == "__main__":
     {
         "claim": claim,
+        "claim_directory": claim_directory,
         "rewrite": rewrite,
         "block": block,
         "flood": flood,

@@ -67,7 +67,7 @@ def execution(
         raise ShellToolError("no file of that name could be opened, so it cannot be run outside the sandbox")
     final = replace(request, env=escalated_environment(request.env))
     kind = identity.kind_of(program)
-    name = _name(asked, asked.resolved, roots)
+    name = _name(request, asked, asked.resolved, roots)
     if kind is Kind.IMAGE or not asked.writable_by_sandbox:
         opened, what = None, (final, name)
         if kind is Kind.PLAIN:
@@ -86,12 +86,15 @@ def execution(
         close_all(() if opened is None else (opened,))
 
 
-def _name(asked: ExecRequest, resolved: str, roots: identity.Roots | None) -> bytes:
+def _name(request: wire.Request, asked: ExecRequest, resolved: str, roots: identity.Roots | None) -> bytes:
     """The name to execute: the caller's own if it leads there for us as well, by a way that was looked at.
 
     A name was looked at with each ``..`` taken out. That says nothing of folders it goes into and out of again, and
-    something of those it starts from only if nobody can move the caller's directory.
+    something of those it starts from only if nobody can move the caller's directory. A name that starts from nowhere,
+    or from a directory that the wrapper merely named, was looked at elsewhere than where it would be executed.
     """
+    if not asked.file.startswith("/") and (request.cwd_descriptor is None or asked.cwd is None):
+        return os.fsencode(resolved)
     if asked.program != identity.absolute(asked.file, asked.cwd):
         return os.fsencode(resolved)
     parts = [part for part in asked.file.split("/") if part not in {"", "."}]
