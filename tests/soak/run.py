@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from shell_tool_release.errors import BuildError, run_main
 from soak.flat import Trend, trend
-from support.clients import Installation, Raw
+from support.clients import UPDATE, Installation, Raw, state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,6 +30,9 @@ TOLERANCES = {"server": 512.0, "supervisor": 64.0}
 
 PER_CALL = 100
 """Execs of each of the short calls."""
+
+LEAST_SAMPLES = 16
+"""Of each half; fewer do not make quarters after the warm-up."""
 
 RULES = """
 prefix_rule(pattern = ["grep"], decision = "allow")
@@ -175,13 +178,19 @@ def short_calls(raw: Raw, execs: int, every: int, server: Watch) -> None:
 
 def soak(folder: Path, execs: int, every: int) -> list[Trend]:
     """Run it all; how every figure went. Prints the samples."""
-    installation = Installation(home=folder / "home", workdir=folder / "work", options=("--sandbox", "workspace-write"))
+    installation = Installation(home=folder / "home", workdir=folder / "work")
     installation.home.mkdir()
     installation.workdir.mkdir()
     installation.rules(RULES)
     one, many = Watch(name="server, one call"), Watch(name="server, short calls")
     supervisor = Watch(name="supervisor")
     with installation.raw() as raw:
+        # Not the option, which makes all of /tmp writable: rules that scripts can write may grant nothing.
+        only_workdir = state(
+            "workspace-write", installation.workdir, exclude_tmpdir_env_var=True, exclude_slash_tmp=True
+        )
+        raw.send({"id": 1, "method": UPDATE, "params": only_workdir})
+        raw.receive()
         begun = time.monotonic()
         long_call(raw, execs // 2, every, one, supervisor)
         between = time.monotonic()
@@ -212,6 +221,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     every = options.every or max(PER_CALL, min(1000, options.execs // 40))
+    if options.execs < 2 * LEAST_SAMPLES * every:
+        parser.error(f"at least {2 * LEAST_SAMPLES * every} execs are needed for two times {LEAST_SAMPLES} samples")
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         trends = soak(Path(folder), options.execs, every)
     print(f"\n{'':32} {'first ¼':>10} {'last ¼':>10} {'per 1,000':>12} {'allowed':>10}")
