@@ -1,5 +1,7 @@
-/* Ends all that a call has started. Each round lists every process, kills the descendants and reaps; a process that forks
- * meanwhile is found in the next one. */
+/* Ends all that a call has started: its control group at once, where it has one, and by passes whatever else descends from
+ * us. A pass looks at every process of the host. As long as passes find descendants that were not there before, all of them
+ * are stopped: killed one by one they would make room, below a limit of processes, for those that fork on. Then they are
+ * killed, and reaped. */
 #include "supervisor.h"
 
 #include <errno.h>
@@ -7,16 +9,25 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include "group.h"
+
 /* Linux's PID_MAX_LIMIT; other systems stay below. */
 #define PIDS_MAX 4194304u
 
-/* What resists so long cannot be killed (another user's, or stuck in the kernel). */
+/* What resists so long, while nothing else happens, cannot be killed (another user's, or stuck in the kernel). */
 #define GIVE_UP_MS 3000
 #define ROUND_MS 1
 
+/* How long new ones may keep appearing before they are killed all the same. */
+#define STOPPING_MS 2000
+
 /* Sets of pids; memory that is never touched is never used. */
 static uint8_t descendant[PIDS_MAX / 8];
+static uint8_t known[PIDS_MAX / 8];
 static uint8_t counted[PIDS_MAX / 8];
+
+/* How many had to be ended. */
+static uint32_t ended;
 
 static bool has(const uint8_t *set, pid_t pid)
 {
@@ -31,70 +42,98 @@ static void set_to(uint8_t *set, pid_t pid, bool on)
     set[pid / 8] = on ? set[pid / 8] | bit : set[pid / 8] & (uint8_t)~bit;
 }
 
+static void count(pid_t pid)
+{
+    if (has(counted, pid))
+        return;
+    set_to(counted, pid, true);
+    ended++;
+}
+
 bool ending_prepare(void)
 {
     return processes_prepare();
 }
 
-/* Marks all descendants, parents before children however they are listed. */
-static void mark_descendants(const struct process *list, size_t count)
+/* One look at all processes. */
+struct pass {
+    pid_t self, own_group;
+    pid_t group;         /* whose group was stopped last */
+    int signal;          /* what the living get; 0: nothing */
+    size_t alive, fresh; /* how many there are, and how many are seen for the first time */
+};
+
+/* Those that fork as fast as they can leave us a hundredth of the machine: so with one call, however many they are. All
+ * members are ours, for a group lies within a session, and theirs is ours or was started by a descendant. */
+static void stop_group(struct pass *pass, pid_t group)
 {
-    pid_t self = getpid();
-    for (size_t i = 0; i < count; i++)
-        set_to(descendant, list[i].pid, list[i].ours && list[i].pid != self);
-    for (bool more = true; more;) {
-        more = false;
-        for (size_t i = 0; i < count; i++) {
-            if (list[i].pid == self || has(descendant, list[i].pid) ||
-                (list[i].parent != self && !has(descendant, list[i].parent)))
-                continue;
-            set_to(descendant, list[i].pid, true);
-            more = true;
-        }
-    }
+    pass->group = group;
+    if (group > 1 && group != pass->own_group)
+        kill(-group, SIGSTOP);
 }
 
-/* Kills them and returns how many were alive. */
-static size_t kill_descendants(const struct process *list, size_t count, uint32_t *ended)
+static void visit(const struct process *process, void *context)
 {
-    size_t alive = 0;
-    for (size_t i = 0; i < count; i++) {
-        pid_t pid = list[i].pid;
-        if (!has(descendant, pid))
-            continue;
-        /* One that has ended may have threads that have not. */
-        bool killed = kill(pid, SIGKILL) == 0;
-        set_to(descendant, pid, false);
-        if (list[i].ended)
-            continue;
-        alive++;
-        if (killed && !has(counted, pid)) {
-            set_to(counted, pid, true);
-            ++*ended;
-        }
-    }
-    return alive;
+    struct pass *pass = context;
+    pid_t pid = process->pid;
+    bool ours = pid != pass->self &&
+                (process->ours || process->parent == pass->self || has(descendant, process->parent));
+    set_to(descendant, pid, ours);
+    if (!ours)
+        return;
+    if (pass->signal == SIGSTOP && process->group != pass->group)
+        stop_group(pass, process->group);
+    /* One that has ended may have threads that have not. */
+    bool sent = pass->signal != 0 && !(process->stopped && pass->signal == SIGSTOP) &&
+                process_signal(process, pass->signal);
+    if (process->ended)
+        return;
+    pass->alive++;
+    pass->fresh += !has(known, pid);
+    if (pass->signal != 0)
+        set_to(known, pid, true);
+    if (sent && pass->signal == SIGKILL)
+        count(pid);
+}
+
+/* A child with a lower number than its parent's is only recognised by the next pass. */
+static struct pass look(int signal)
+{
+    struct pass pass = {.self = getpid(), .own_group = getpgrp(), .signal = signal};
+    processes_visit(visit, &pass);
+    return pass;
+}
+
+uint32_t processes_left(struct supervisor *supervisor)
+{
+    bool children = reap_children(supervisor);
+    if (!children && PROCESSES_ADOPTED)
+        return 0;
+    look(0);
+    size_t alive = look(0).alive;
+    /* A child forks and ends during a look: neither may be seen. */
+    return alive == 0 && children ? 1 : (uint32_t)alive;
 }
 
 uint32_t end_everything(struct supervisor *supervisor)
 {
-    static struct process *list;
-    static size_t room;
-    uint32_t ended = 0;
-    int64_t give_up = now_ms() + GIVE_UP_MS;
+    int64_t begun = now_ms(), progress = begun;
+    int signal = SIGSTOP;
     for (;;) {
-        size_t count = 0, alive = 0;
+        uint32_t before = ended;
         bool children = reap_children(supervisor);
-#ifdef __linux__
-        if (!children)
-            return ended; /* a subreaper without children has no descendants */
-#endif
-        if (processes_list(&list, &room, &count)) {
-            mark_descendants(list, count);
-            alive = kill_descendants(list, count, &ended);
-        }
-        if ((!children && alive == 0) || now_ms() > give_up)
+        if (!children && PROCESSES_ADOPTED)
             return ended;
-        poll(NULL, 0, ROUND_MS);
+        group_kill(count);
+        struct pass pass = look(signal);
+        if (pass.fresh > 0 || ended != before)
+            progress = now_ms();
+        if (signal == SIGSTOP && (pass.fresh == 0 || now_ms() - begun > STOPPING_MS))
+            signal = SIGKILL;
+        else if (signal == SIGKILL) {
+            if ((!children && pass.alive == 0) || now_ms() - progress > GIVE_UP_MS)
+                return ended;
+            poll(NULL, 0, ROUND_MS);
+        }
     }
 }

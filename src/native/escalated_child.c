@@ -14,6 +14,7 @@
 
 #include "attributes.h"
 #include "descriptors.h"
+#include "group.h"
 #include "signals.h"
 
 const char *stage_text(int stage)
@@ -225,7 +226,7 @@ pid_t start_escalated(const struct escalation *escalation, int *report)
     if (!pipe_pair(ends))
         return -1;
     uint64_t mask = signals_block(SIGNALS_ALL);
-    pid_t child = fork();
+    pid_t child = group_fork();
     if (child == 0)
         become_program(escalation, ends[1], parent);
     int error = errno;

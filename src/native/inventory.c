@@ -30,7 +30,7 @@ struct entry {
     char name[];
 };
 
-bool each_number(int directory, void (*each)(int number, void *context), void *context)
+bool each_number(int directory, int left_out, void (*each)(int number, void *context), void *context)
 {
     union {
         uint64_t align;
@@ -43,7 +43,7 @@ bool each_number(int directory, void (*each)(int number, void *context), void *c
         for (long at = 0; at < got;) {
             const struct entry *entry = (const void *)(buffer.bytes + at);
             int number;
-            if (parse_number(entry->name, &number) && number != directory)
+            if (parse_number(entry->name, &number) && number != left_out)
                 each(number, context);
             at += entry->size;
         }
@@ -57,7 +57,7 @@ void each_descriptor(void (*each)(int number, void *context), void *context)
         scan(each, context);
         return;
     }
-    each_number(directory, each, context);
+    each_number(directory, directory, each, context);
     close(directory);
 }
 

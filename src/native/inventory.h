@@ -9,7 +9,7 @@
  * Reads the kernel's list, or, where there is none, tries every number up to a cap. */
 void each_descriptor(void (*each)(int number, void *context), void *context);
 
-/* The numeric names in a directory that is open for reading. Linux only. */
-bool each_number(int directory, void (*each)(int number, void *context), void *context);
+/* The numeric names in a directory that is open for reading, but for one. Linux only. */
+bool each_number(int directory, int left_out, void (*each)(int number, void *context), void *context);
 
 #endif

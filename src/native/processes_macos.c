@@ -3,6 +3,7 @@
 #include "supervisor.h"
 
 #include <libproc.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/proc.h>
 #include <unistd.h>
@@ -19,30 +20,35 @@ static bool describe(pid_t pid, struct process *process)
         return false;
     process->pid = pid;
     process->parent = (pid_t)info.pbi_ppid;
+    process->group = (pid_t)info.pbi_pgid;
+    process->started = info.pbi_start_tvsec * 1000000 + info.pbi_start_tvusec;
     process->ended = info.pbi_status == SZOMB;
+    process->stopped = info.pbi_status == SSTOP;
     process->ours = getsid(pid) == getpid();
     return true;
 }
 
-bool processes_list(struct process **list, size_t *room, size_t *count)
+void processes_visit(void (*each)(const struct process *process, void *context), void *context)
 {
     static pid_t *pids;
-    static size_t pids_room;
+    static size_t room;
+    struct process process;
     int expected = proc_listallpids(NULL, 0);
     size_t wanted = (expected > 0 ? (size_t)expected : 0) + 256;
-    *count = 0;
-    if (wanted > pids_room) {
-        pid_t *larger = realloc(pids, wanted * sizeof *pids);
-        struct process *more = larger == NULL ? NULL : realloc(*list, wanted * sizeof **list);
-        pids = larger == NULL ? pids : larger;
-        if (more == NULL)
-            return false;
-        *list = more;
-        *room = pids_room = wanted;
+    pid_t *larger = wanted > room ? realloc(pids, wanted * sizeof *pids) : NULL;
+    if (larger != NULL) {
+        pids = larger;
+        room = wanted;
     }
-    int found = proc_listallpids(pids, (int)(pids_room * sizeof *pids));
-    for (int i = 0; i < found && *count < *room; i++)
-        if (describe(pids[i], *list + *count))
-            ++*count;
-    return found > 0;
+    int found = proc_listallpids(pids, (int)(room * sizeof *pids));
+    for (int i = 0; i < found; i++)
+        if (describe(pids[i], &process))
+            each(&process, context);
+}
+
+/* There is nothing to hold a process by: a moment remains between the look and the signal. */
+bool process_signal(const struct process *process, int signal)
+{
+    struct process now;
+    return describe(process->pid, &now) && now.started == process->started && kill(process->pid, signal) == 0;
 }

@@ -12,6 +12,7 @@
 #endif
 
 #include "descriptors.h"
+#include "group.h"
 #include "signals.h"
 
 #define SOCKET_VARIABLE "CODEX_ESCALATE_SOCKET="
@@ -126,7 +127,7 @@ pid_t start_shell(const struct shell_start *start, int *report)
     if (!pipe_pair(ends))
         return -1;
     uint64_t mask = signals_block(SIGNALS_ALL);
-    pid_t child = fork();
+    pid_t child = group_fork();
     if (child == 0)
         become_shell(start, ends[1], parent);
     int error = errno;

@@ -19,6 +19,7 @@
 #endif
 
 #include "attributes.h"
+#include "group.h"
 #include "inventory.h"
 #include "sandboxed_shell.h"
 #include "signals.h"
@@ -34,11 +35,14 @@
 /* How long FINISHED may wait for a slow server. */
 #define FLUSH_MS 2000
 
+/* Between looks whether anything is left, where nothing tells of an orphan's end. */
+#define LOOK_MS 1000
+
 enum { STATUS_FINISHED = 0, STATUS_BROKEN = 1, STATUS_USAGE = 2 };
 
 static const char usage[] =
-    "usage: codex-shell-supervisor --control N --socket N [--restrict] [--writable PATH]... [--no-network] -- SHELL ARGV0 "
-    "[ARG...]\n"
+    "usage: codex-shell-supervisor --control N --socket N [--group PATH] [--restrict] [--writable PATH]... [--no-network] "
+    "-- SHELL ARGV0 [ARG...]\n"
     "       codex-shell-supervisor --probe | --version | --help\n";
 
 int64_t now_ms(void)
@@ -156,12 +160,25 @@ bool reap_children(struct supervisor *supervisor)
     }
 }
 
+/* The shell has ended: what it has left goes on, under the same rules, and we end with the last of it. */
+static void keep_what_is_left(struct supervisor *supervisor)
+{
+    uint8_t frame[FRAME_HEAD + 4];
+    uint32_t left = processes_left(supervisor);
+    supervisor->kept = true;
+    supervisor->ending = supervisor->ending || left == 0;
+    supervisor->decoder.state = CONTROL_KEPT;
+    tell_server(supervisor, frame, encode_number(frame, sizeof frame, FRAME_KEPT, left));
+}
+
 /* False: the server broke the protocol. */
 static bool take_control_frame(struct supervisor *supervisor)
 {
     bool fine = true;
     if (supervisor->decoder.type == FRAME_SPAWN)
         fine = session_spawn(supervisor);
+    else if (supervisor->decoder.type == FRAME_KEEP)
+        keep_what_is_left(supervisor);
     else
         supervisor->ending = true; /* the state table leaves only END */
     fine = fine && supervisor->received.count == 0;
@@ -210,6 +227,15 @@ static void read_signals(struct supervisor *supervisor)
     reap_children(supervisor);
 }
 
+/* Milliseconds until something is due, or -1. */
+static int patience(const struct supervisor *supervisor)
+{
+    int least = sessions_patience(supervisor);
+    if (!supervisor->kept || PROCESSES_ADOPTED)
+        return least;
+    return least < 0 || least > LOOK_MS ? LOOK_MS : least;
+}
+
 /* One round. False: the server broke the protocol, or there is no memory. */
 static bool serve_once(struct supervisor *supervisor)
 {
@@ -228,7 +254,7 @@ static bool serve_once(struct supervisor *supervisor)
     polled[1] = (struct pollfd){.fd = supervisor->wake[0], .events = POLLIN};
     polled[2] = (struct pollfd){.fd = supervisor->shell_report, .events = POLLIN}; /* -1 is passed over */
     size_t count = 3 + sessions_watch(supervisor, polled + 3);
-    if (poll(polled, (nfds_t)count, sessions_patience(supervisor)) < 0) {
+    if (poll(polled, (nfds_t)count, patience(supervisor)) < 0) {
         if (errno != EINTR)
             return false;
         for (size_t i = 0; i < count; i++)
@@ -238,6 +264,8 @@ static bool serve_once(struct supervisor *supervisor)
     sessions_serve(supervisor, polled + 3);
     if (polled[1].revents != 0)
         read_signals(supervisor);
+    if (supervisor->kept && (polled[1].revents != 0 || !PROCESSES_ADOPTED) && processes_left(supervisor) == 0)
+        supervisor->ending = true;
     if (polled[0].revents & POLLOUT)
         flush_queue(supervisor);
     return polled[0].revents == 0 || read_control(supervisor);
@@ -249,6 +277,7 @@ static void finish(struct supervisor *supervisor)
     int64_t give_up = now_ms() + FLUSH_MS;
     sessions_abandon(supervisor);
     uint32_t ended = end_everything(supervisor);
+    group_remove();
     tell_server(supervisor, frame, encode_number(frame, sizeof frame, FRAME_FINISHED, ended));
     while (supervisor->queued > 0 && now_ms() < give_up) {
         struct pollfd control = {.fd = supervisor->control, .events = POLLOUT};
@@ -261,6 +290,7 @@ static void finish(struct supervisor *supervisor)
 
 struct options {
     int control, socket;
+    const char *group;
     struct sandbox_options sandbox;
     char **shell; /* SHELL ARGV0 [ARG...] */
 };
@@ -284,6 +314,8 @@ static bool parse_options(char **argv, struct options *options)
             options->sandbox.no_network = true;
         else if (strcmp(*argv, "--writable") == 0 && argv[1] != NULL)
             options->sandbox.writable[options->sandbox.count++] = *++argv;
+        else if (strcmp(*argv, "--group") == 0 && argv[1] != NULL)
+            options->group = *++argv;
         else if (strcmp(*argv, "--control") == 0 && take_descriptor(argv[1], &options->control))
             argv++;
         else if (strcmp(*argv, "--socket") == 0 && take_descriptor(argv[1], &options->socket))
@@ -333,6 +365,9 @@ static bool prepare(struct supervisor *supervisor, const char **problem)
     *problem = "it cannot become the reaper of its descendants";
     if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0)
         return false;
+    /* A script may have stopped us, and then nobody would end it. The signal is none to us otherwise, which matters: it also
+     * comes when only the thread that started us ends. */
+    prctl(PR_SET_PDEATHSIG, SIGCONT);
 #endif
     name_supervisor();
     signal(SIGPIPE, SIG_IGN);
@@ -361,6 +396,8 @@ static void launch(struct supervisor *supervisor, const struct options *options)
     each_descriptor(close_others_on_exec, NULL);
     raise_descriptor_limit();
     pid_t shell = -1;
+    if (options->group != NULL)
+        group_make(options->group);
     if (prepare(supervisor, &problem)) {
         problem = "no process could be made for the shell";
         start.terminal = isatty(STDIN_FILENO) && ioctl(STDIN_FILENO, TIOCSCTTY, 0) == 0;

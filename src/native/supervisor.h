@@ -26,6 +26,7 @@ struct supervisor {
     struct rlimit limit;         /* descriptors, as we were started */
     struct session *sessions;
     bool ending;
+    bool kept; /* what the shell has left goes on; we end with the last of it */
 };
 
 /* Queues a frame for the server and sends what can be sent; never waits. */
@@ -58,19 +59,32 @@ void sessions_abandon(struct supervisor *supervisor);
 
 /* Whether the processes of this host can be listed. */
 bool ending_prepare(void);
+/* How many processes of the call there are; 0 only if there are none. */
+uint32_t processes_left(struct supervisor *supervisor);
 /* Kills and reaps all descendants; returns how many had to be killed. */
 uint32_t end_everything(struct supervisor *supervisor);
 
 /* ---- processes_*.c -------------------------------------------------------------------------------------------- */
 
+#ifdef __linux__
+/* Orphans become our children: without children there are no descendants, and SIGCHLD tells of the last one's end. */
+#define PROCESSES_ADOPTED true
+#else
+#define PROCESSES_ADOPTED false
+#endif
+
 struct process {
-    pid_t pid, parent;
-    bool ours;  /* certainly, whoever its parent is by now */
-    bool ended; /* not yet reaped */
+    pid_t pid, parent, group;
+    uint64_t started; /* tells it from a later one of the same number */
+    bool ours;        /* certainly, whoever its parent is by now */
+    bool ended;       /* not yet reaped */
+    bool stopped;
 };
 
 bool processes_prepare(void);
-/* Grows *list as needed. */
-bool processes_list(struct process **list, size_t *room, size_t *count);
+/* Shows every process there is. */
+void processes_visit(void (*each)(const struct process *process, void *context), void *context);
+/* Whether the signal was sent: to that very process, not to one that has got its number since. */
+bool process_signal(const struct process *process, int signal);
 
 #endif

@@ -128,6 +128,8 @@ _SHOWN: dict[type, tuple[str, Callable[..., str]]] = {
     wire.ShellExit: ("SHELL_EXIT", lambda f: _outcome(f.outcome)),
     wire.End: ("END", lambda f: ""),
     wire.Finished: ("FINISHED", lambda f: f"number={f.ended}"),
+    wire.Keep: ("KEEP", lambda f: ""),
+    wire.Kept: ("KEPT", lambda f: f"number={f.left}"),
 }
 
 

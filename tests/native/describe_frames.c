@@ -16,7 +16,7 @@ static struct buffer said, original;
 
 static const char *const readers[] = {"client", "service", "server", "supervisor", "anyone"};
 static const char *const states[] = {"start", "asked", "running", "handing-over", "handed-over", "attached", "done",
-                                     "start", "running", "shell-ended", "failed", "ending", "done"};
+                                     "start", "running", "shell-ended", "keeping", "kept", "failed", "ending", "done"};
 
 static void append(struct buffer *buffer, const void *bytes, size_t count)
 {
@@ -246,6 +246,8 @@ static bool show(const struct decoder *decoder)
     case FRAME_SHELL_EXIT: return show_exit("SHELL_EXIT", FRAME_SHELL_EXIT, payload, length);
     case FRAME_END: return show_empty("END", FRAME_END);
     case FRAME_FINISHED: return show_number("FINISHED", FRAME_FINISHED, payload, length);
+    case FRAME_KEEP: return show_empty("KEEP", FRAME_KEEP);
+    case FRAME_KEPT: return show_number("KEPT", FRAME_KEPT, payload, length);
     }
     return fail("a frame of unknown type was reported");
 }

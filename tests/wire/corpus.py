@@ -139,6 +139,9 @@ CORPUS = (
     _supervisor("shell-exit", "running", "shell ended", wire.ShellExit(outcome=Outcome(kind=0, value=255))),
     _server("end", "shell ended", "ending", wire.End()),
     _supervisor("finished", "ending", "done", wire.Finished(ended=2)),
+    _supervisor("finished-unasked", "running", "done", wire.Finished(ended=1)),
+    _server("keep", "shell ended", "keeping", wire.Keep()),
+    _supervisor("kept", "keeping", "kept", wire.Kept(left=3)),
 )
 """Every frame of version 1, at least once."""
 

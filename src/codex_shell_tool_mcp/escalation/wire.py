@@ -598,6 +598,29 @@ class Finished(_Plain):
         return cls(ended=_unpack(_U32, payload)[0])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Keep(_Empty):
+    """The shell has ended: let what is left go on, and finish when the last of it has ended."""
+
+    TYPE: ClassVar[int] = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept(_Plain):
+    """The answer to KEEP: this many processes are left."""
+
+    TYPE: ClassVar[int] = 41
+    left: int
+
+    def payload(self) -> bytes:
+        return _U32.pack(self.left)
+
+    @classmethod
+    def parse(cls, payload: bytes, descriptors: tuple[int, ...]) -> Kept:
+        _no_descriptors(descriptors)
+        return cls(left=_unpack(_U32, payload)[0])
+
+
 class Party(StrEnum):  # of str, for its members are looked up in the tables below with every frame
     """Who speaks. On a stream the service is the server and, once it has handed the session over, the supervisor."""
 
@@ -630,22 +653,46 @@ EXEC_SESSION: _Table = {
 }
 """State → (who, what) → next state, of one intercepted exec."""
 
+# A supervisor that is told to end by a signal finishes without END, whatever the state.
 CONTROL_CHANNEL: _Table = {
-    "start": {(_U, ShellStarted): "running", (_U, ShellFailed): "failed", (_V, End): "ending"},
+    "start": {
+        (_U, ShellStarted): "running",
+        (_U, ShellFailed): "failed",
+        (_U, Finished): "done",
+        (_V, End): "ending",
+    },
     "running": {
         (_V, Spawn): "running",
         (_U, Started): "running",
         (_U, Ended): "running",
         (_U, ShellExit): "shell ended",
+        (_U, Finished): "done",
         (_V, End): "ending",
     },
     "shell ended": {
         (_V, Spawn): "shell ended",
         (_U, Started): "shell ended",
         (_U, Ended): "shell ended",
+        (_V, Keep): "keeping",
+        (_U, Finished): "done",
         (_V, End): "ending",
     },
-    "failed": {(_V, End): "ending"},
+    "keeping": {
+        (_V, Spawn): "keeping",
+        (_U, Started): "keeping",
+        (_U, Ended): "keeping",
+        (_U, Kept): "kept",
+        (_U, Finished): "done",
+        (_V, End): "ending",
+    },
+    "kept": {
+        (_V, Spawn): "kept",
+        (_U, Started): "kept",
+        (_U, Ended): "kept",
+        (_U, Finished): "done",
+        (_V, End): "ending",
+    },
+    "failed": {(_U, Finished): "done", (_V, End): "ending"},
     # Crossed with END on the way.
     "ending": {
         (_U, ShellStarted): "ending",
@@ -653,6 +700,7 @@ CONTROL_CHANNEL: _Table = {
         (_U, Started): "ending",
         (_U, Ended): "ending",
         (_U, ShellExit): "ending",
+        (_U, Kept): "ending",
         (_U, Finished): "done",
     },
     "done": {},
@@ -664,6 +712,7 @@ _FRAMES: Mapping[int, type[Frame]] = {
     for frame in (
         Request, Run, Escalate, Deny, Error, ExecFailed, Fds, Attributes, Signal, Stopped, Continued, Exit,
         Spawn, Started, Ended, ShellStarted, ShellFailed, ShellExit, End, Finished,
+        Keep, Kept,
     )
 }  # fmt: skip
 

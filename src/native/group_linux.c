@@ -1,0 +1,82 @@
+#include "group.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdint.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "descriptors.h"
+
+/* clone(2); not in every libc's headers. */
+#define INTO_CGROUP UINT64_C(0x200000000)
+
+struct clone_arguments {
+    uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup;
+};
+
+/* A group stays busy until the kernel has let go of its last process, a moment after it was reaped. */
+#define REMOVE_TRIES 50
+#define REMOVE_PAUSE_MS 1
+
+static const char *path;
+static int folder = -1, kill_file = -1;
+
+bool group_make(const char *at)
+{
+    if (mkdir(at, 0700) != 0)
+        return false;
+    path = at;
+    folder = open_descriptor(at, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    /* Since Linux 5.14; without it a group is of no use here. */
+    kill_file = folder < 0 ? -1 : openat(folder, "cgroup.kill", O_WRONLY | O_CLOEXEC);
+    if (kill_file < 0)
+        group_remove();
+    return kill_file >= 0;
+}
+
+pid_t group_fork(void)
+{
+    struct clone_arguments arguments = {.flags = INTO_CGROUP, .exit_signal = SIGCHLD, .cgroup = (uint64_t)folder};
+    /* Not a fork and then a move, which waits for every processor. The child makes system calls only, until it execs. */
+    pid_t child = folder < 0 ? -1 : (pid_t)syscall(SYS_clone3, &arguments, sizeof arguments);
+    return child >= 0 ? child : fork();
+}
+
+static void tell_members(void (*each)(pid_t member))
+{
+    char bytes[4096];
+    pid_t number = 0;
+    int members = openat(folder, "cgroup.procs", O_RDONLY | O_CLOEXEC);
+    for (ssize_t got; members >= 0 && (got = read_some(members, bytes, sizeof bytes)) > 0;)
+        for (ssize_t i = 0; i < got; i++) {
+            if (bytes[i] >= '0' && bytes[i] <= '9') {
+                number = number * 10 + (bytes[i] - '0');
+                continue;
+            }
+            if (number > 0)
+                each(number);
+            number = 0;
+        }
+    close_if_open(&members);
+}
+
+void group_kill(void (*each)(pid_t member))
+{
+    if (kill_file < 0)
+        return;
+    tell_members(each);
+    write_all(kill_file, "1", 1);
+}
+
+void group_remove(void)
+{
+    close_if_open(&kill_file);
+    close_if_open(&folder);
+    for (int tries = 0; path != NULL && rmdir(path) != 0 && errno == EBUSY && tries < REMOVE_TRIES; tries++)
+        poll(NULL, 0, REMOVE_PAUSE_MS);
+    path = NULL;
+}

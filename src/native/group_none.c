@@ -1,0 +1,24 @@
+/* No control groups on this system. */
+#include "group.h"
+
+#include <unistd.h>
+
+bool group_make(const char *path)
+{
+    (void)path;
+    return false;
+}
+
+pid_t group_fork(void)
+{
+    return fork();
+}
+
+void group_kill(void (*each)(pid_t member))
+{
+    (void)each;
+}
+
+void group_remove(void)
+{
+}
