@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from codex_shell_tool_mcp.escalation.background import Slot
     from codex_shell_tool_mcp.escalation.policy import EscalateAction, ExecRequest
 
 DEFAULT_TIMEOUT_MS = 10_000
@@ -31,6 +32,7 @@ class ExecParams:
         login: ``False`` selects ``-c``, else ``-lc``.
         env: The shell's environment, complete, as bytes: only the wrapper variables and sandbox markers are added.
         max_output_bytes: How much of the output is kept: its first and its last part.
+        keep: Where what still runs when the shell has ended goes on; ``None`` = it is ended.
     """
 
     command: str
@@ -38,6 +40,7 @@ class ExecParams:
     login: bool = True
     env: Mapping[bytes, bytes]
     max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES
+    keep: Slot | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +62,7 @@ class ExecResult:
         duration: Wall time in seconds.
         timed_out: Whether the limit ended it.
         ended_processes: How many processes were left after the shell's end and had to be ended.
+        background_processes: How many were left then and go on, as the caller asked.
         records: The first execs with their decisions, in the order decided.
         decided: How many execs were decided in all.
     """
@@ -68,5 +72,6 @@ class ExecResult:
     duration: float
     timed_out: bool
     ended_processes: int = 0
+    background_processes: int = 0
     records: tuple[ExecRecord, ...] = ()
     decided: int = 0

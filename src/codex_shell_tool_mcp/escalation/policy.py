@@ -94,6 +94,15 @@ class ImmediateEscalationPolicy(EscalationPolicy, Protocol):
         ...
 
 
+@runtime_checkable
+class AskingPolicy(Protocol):
+    """An :class:`EscalationPolicy` that asks a person by way of the call."""
+
+    def answered(self) -> None:
+        """The call has its result, and processes of it go on: nobody can be asked any more, nor will answer."""
+        ...
+
+
 class EscalationPolicyFactory(Protocol):
     """Makes the :class:`EscalationPolicy` of one call."""
 

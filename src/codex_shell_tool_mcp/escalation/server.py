@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from codex_shell_tool_mcp.escalation import wire
 from codex_shell_tool_mcp.escalation.answering import EscalateServer
 from codex_shell_tool_mcp.escalation.params import TIMEOUT_EXIT_CODE, ExecParams, ExecResult
+from codex_shell_tool_mcp.escalation.policy import AskingPolicy
 from codex_shell_tool_mcp.escalation.stopwatch import Stopwatch
 from codex_shell_tool_mcp.escalation.supervision import Shell, supervised
 from codex_shell_tool_mcp.sandbox import confinement
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from codex_shell_tool_mcp.escalation.policy import EscalationPolicyFactory
@@ -54,15 +58,49 @@ async def run_escalate_server(
     begun = time.monotonic()
     confined, shell = _prepare(exec_params, sandbox_state, shell_program, execve_wrapper, supervisor)
     stopwatch = Stopwatch(effective_timeout)
-    async with supervised(shell) as supervision:
+    async with AsyncExitStack() as stack:
+        supervision = await stack.enter_async_context(supervised(shell))
         server = EscalateServer(
             policy=escalation_policy_factory.create_policy(policy, stopwatch),
             supervision=supervision,
             writable=confined.writable,
             shell=shell_program.path,
         )
-        outcome = await _run(server, stopwatch)
+        serving = await stack.enter_async_context(_serving(server))
+        outcome = await _run(server, stopwatch, serving)
+        keep = exec_params.keep
+        if keep is not None and outcome is not None and (left := await supervision.keep()):
+            result = replace(_result(server, outcome, time.monotonic() - begun), background_processes=left)
+            keep.hold(_see_out(server, serving, stack.pop_all(), keep.unwanted))
+            return result
     return _result(server, outcome, time.monotonic() - begun)
+
+
+@asynccontextmanager
+async def _serving(server: EscalateServer) -> AsyncIterator[asyncio.Task[None]]:
+    """Answer the call's execs within the block."""
+    serving = asyncio.create_task(server.serve())
+    try:
+        yield serving
+    finally:
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+
+
+async def _see_out(
+    server: EscalateServer, serving: asyncio.Task[None], stack: AsyncExitStack, unwanted: asyncio.Event
+) -> None:
+    """Answer the execs of what a call has left, until nothing is or it is ended; its output is read and dropped."""
+    async with stack:
+        if isinstance(server.policy, AskingPolicy):
+            server.policy.answered()
+        server.supervision.output.discard()
+        ends = [asyncio.create_task(server.supervision.over()), asyncio.create_task(unwanted.wait())]
+        await asyncio.wait((*ends, serving), return_when=asyncio.FIRST_COMPLETED)
+        for task in ends:
+            task.cancel()
+        if serving.done():
+            serving.result()  # it only ever ends by an error
 
 
 def _prepare(
@@ -83,14 +121,12 @@ def _prepare(
     )
 
 
-async def _run(server: EscalateServer, stopwatch: Stopwatch) -> wire.Outcome | None:
-    """Serve until the shell has ended and its output is read; ``None`` if the time was up first."""
-    serving = asyncio.create_task(server.serve())
+async def _run(server: EscalateServer, stopwatch: Stopwatch, serving: asyncio.Task[None]) -> wire.Outcome | None:
+    """Wait until the shell has ended and its output is read; ``None`` if the time was up first."""
     expiry = asyncio.create_task(stopwatch.expired())
     ending = asyncio.create_task(server.supervision.shell_exit())
-    tasks = (serving, expiry, ending)
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((serving, expiry, ending), return_when=asyncio.FIRST_COMPLETED)
         if serving.done():
             serving.result()  # it only ever ends by an error: a bug, to be seen as one
         if not ending.done():
@@ -99,9 +135,9 @@ async def _run(server: EscalateServer, stopwatch: Stopwatch) -> wire.Outcome | N
         await server.supervision.output.drain()
         return ending.result()
     finally:
-        for task in tasks:
+        for task in (expiry, ending):
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(expiry, ending, return_exceptions=True)
 
 
 def _result(server: EscalateServer, outcome: wire.Outcome | None, duration: float) -> ExecResult:

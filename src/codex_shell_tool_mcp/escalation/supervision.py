@@ -6,18 +6,20 @@ import asyncio
 import itertools
 import logging
 import os
+import signal
 import socket
 import sys
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from codex_shell_tool_mcp.errors import LocalProtocolError, ProtocolError, SandboxError, ShellToolError
 from codex_shell_tool_mcp.escalation import wire
 from codex_shell_tool_mcp.escalation.channel import IN_FLIGHT, TOO_MANY_IN_FLIGHT, Channel, Rendezvous
+from codex_shell_tool_mcp.process.group import new_group
 from codex_shell_tool_mcp.process.output import OutputCapture
 from codex_shell_tool_mcp.process.spawn import Spawn, reap, spawn
-from codex_shell_tool_mcp.process.tree import kill_session
+from codex_shell_tool_mcp.process.tree import end_left_by, reaped
 
 if TYPE_CHECKING:
     import subprocess
@@ -34,7 +36,7 @@ _RENDEZVOUS = socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_
 """A datagram socket takes an address with every message: through it a script could reach services outside its sandbox.
 A sequenced-packet one does not (unix(7)); macOS has none for AF_UNIX."""
 
-_FINISH_DEADLINE = 5.0
+_FINISH_DEADLINE = 6.0
 """Seconds a supervisor gets to end everything before it is killed and its session ended from here."""
 
 
@@ -69,7 +71,12 @@ class Supervision:
     """
 
     def __init__(
-        self, process: subprocess.Popen[bytes], control: Channel, rendezvous: Rendezvous, output: OutputCapture
+        self,
+        process: subprocess.Popen[bytes],
+        control: Channel,
+        rendezvous: Rendezvous,
+        output: OutputCapture,
+        group: Path | None,
     ) -> None:
         """Start reading the control channel on the running loop."""
         loop = asyncio.get_running_loop()
@@ -78,10 +85,12 @@ class Supervision:
         self.output = output
         self._process = process
         self._control = control
+        self._group = group
         self._sessions = itertools.count(1)
         self._spawning: dict[int, asyncio.Future[None]] = {}
         self._started: asyncio.Future[None] = loop.create_future()
         self._exited: asyncio.Future[wire.Outcome] = loop.create_future()
+        self._kept: asyncio.Future[int] = loop.create_future()
         self._finished: asyncio.Future[int] = loop.create_future()
         self._reader = control.listen(self._take)
         self._reader.add_done_callback(self._read_out)
@@ -147,12 +156,30 @@ class Supervision:
             if begun.done() and not begun.cancelled():
                 begun.exception()  # taken note of
 
+    async def keep(self) -> int:
+        """Once the shell has ended: let what it has left go on; how many processes that are.
+
+        Raises:
+            ShellToolError: The supervisor is gone.
+        """
+        try:
+            await self._control.send(wire.Keep())
+        except (LocalProtocolError, OSError) as error:
+            raise ShellToolError("the supervisor of this call is gone, and nothing of it is left to keep") from error
+        return await asyncio.shield(self._kept)
+
+    async def over(self) -> None:
+        """Return when nothing of the call is left, or the supervisor is gone."""
+        await asyncio.wait((self._reader,))
+
     async def end(self) -> None:
         """End whatever is left of the call; :attr:`ended` then says how many processes that were.
 
         Our end of the channel is closed rather than END sent: that reaches the supervisor even when a frame is stuck.
         """
         self._control.end()
+        with suppress(ProcessLookupError):
+            os.kill(self._process.pid, signal.SIGCONT)  # a script may have stopped it
         try:
             async with asyncio.timeout(_FINISH_DEADLINE):
                 await self._reader
@@ -169,12 +196,13 @@ class Supervision:
         self.rendezvous.close()
         clean = self._finished.done() and not self._finished.cancelled()
         # In a thread, for the loop must not wait; before the wait, which gives the session's number away.
-        left = 0 if clean else await asyncio.to_thread(kill_session, self._process.pid)
+        left = 0 if clean else await asyncio.to_thread(end_left_by, self._process, self._group)
         await reap(self._process)
+        reaped(self._process)
         self.ended = self._finished.result() if clean else left
         await self.output.drain()  # what was printed before the end is still in the pipe
         self.output.close()
-        for future in (self._started, self._exited):
+        for future in (self._started, self._exited, self._kept):
             if not future.done():
                 future.cancel()
             elif not future.cancelled():
@@ -188,7 +216,7 @@ class Supervision:
         if error is not None:
             self._lost(f"the supervisor of this call broke off: {error}")
         else:
-            self._lost("the supervisor of this call is gone; what was left of its session has been ended")
+            self._lost("the supervisor of this call was killed; what it had left has been ended")
 
     def _take(self, frame: wire.Frame) -> None:
         match frame:
@@ -203,7 +231,9 @@ class Supervision:
                 _resolve(self._exited, outcome)
             case wire.Finished(ended=ended):
                 _resolve(self._finished, ended)
-                self._lost("the call was ended")
+                self._lost("the supervisor of this call was told to end by a signal; nothing of the call is left")
+            case wire.Kept(left=left):
+                _resolve(self._kept, left)
             case wire.Started(session=session) | wire.Ended(session=session):
                 if session in self._spawning:
                     _resolve(self._spawning[session], None)
@@ -211,6 +241,7 @@ class Supervision:
     def _lost(self, reason: str) -> None:
         _fail(self._started, ShellToolError(reason))
         _fail(self._exited, ShellToolError(reason))
+        _fail(self._kept, ShellToolError(reason))
         for begun in self._spawning.values():
             _fail(begun, ShellToolError(reason))
 
@@ -254,11 +285,13 @@ def _start(shell: Shell) -> Supervision:
         ours.callback(os.close, read_end)
         theirs.callback(os.close, write_end)
         numbers = (control_theirs.fileno(), client.fileno())
+        group = new_group()
         process = spawn(
             Spawn(
                 program=shell.supervisor,
                 arguments=(
                     *(b"--control", b"%d" % numbers[0], b"--socket", b"%d" % numbers[1]),
+                    *(() if group is None else (b"--group", os.fsencode(group))),
                     *(*shell.options, b"--", *shell.command),
                 ),
                 workdir=shell.workdir,
@@ -269,6 +302,6 @@ def _start(shell: Shell) -> Supervision:
         )  # fmt: skip
         channel = Channel(control, wire.Connection(party=wire.Party.SERVER), most=1)
         output = OutputCapture(read_end, shell.max_output_bytes)
-        supervision = Supervision(process, channel, Rendezvous(rendezvous), output)
+        supervision = Supervision(process, channel, Rendezvous(rendezvous), output, group)
         ours.pop_all()
         return supervision

@@ -127,6 +127,10 @@ class OutputCapture:
             self._descriptor = -1
             self._ended = True
 
+    def discard(self) -> None:
+        """Forget what was kept, and keep nothing more; reading goes on, so that nobody is held up."""
+        self._kept = Ends(1)
+
     def text(self) -> str:
         """What was kept, with a line in the middle that says how much was not."""
         return self._kept.text()

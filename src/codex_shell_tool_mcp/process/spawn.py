@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from codex_shell_tool_mcp.errors import MissingBinaryError, UsageError
+from codex_shell_tool_mcp.process import tree
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,16 +50,19 @@ def spawn(what: Spawn) -> subprocess.Popen[bytes]:
         UsageError: The directory cannot be entered, or the script is too long for the kernel.
     """
     try:
-        return subprocess.Popen(
-            [os.fsencode(what.program), *what.arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=what.output,
-            stderr=what.output,
-            cwd=what.workdir,
-            env=what.environment,
-            pass_fds=what.inherited,
-            umask=-1,
-        )
+        with tree.LOCK:
+            process = subprocess.Popen(
+                [os.fsencode(what.program), *what.arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=what.output,
+                stderr=what.output,
+                cwd=what.workdir,
+                env=what.environment,
+                pass_fds=what.inherited,
+                umask=-1,
+            )
+            tree.SUPERVISORS[process.pid] = process
+        return process
     except OSError as error:
         raise _explained(error, what) from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -27,8 +28,10 @@ from mcp_types import (
 )
 
 from codex_shell_tool_mcp.errors import ShellToolError
+from codex_shell_tool_mcp.escalation.background import BackgroundCalls
 from codex_shell_tool_mcp.escalation.params import DEFAULT_MAX_OUTPUT_BYTES, ExecParams
 from codex_shell_tool_mcp.execpolicy.heuristics import UNMATCHED, unmatched_heuristics
+from codex_shell_tool_mcp.process.tree import become_reaper
 from codex_shell_tool_mcp.sandbox import confinement
 from codex_shell_tool_mcp.sandbox.probe import host_support
 from codex_shell_tool_mcp.sandbox.spec import restrictions
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
     from mcp.shared.message import SessionMessage
     from mcp.shared.transport_context import TransportContext
 
+    from codex_shell_tool_mcp.escalation.background import Slot
     from codex_shell_tool_mcp.escalation.params import ExecResult
     from codex_shell_tool_mcp.escalation.policy import EscalationPolicyFactory
     from codex_shell_tool_mcp.execpolicy.live import LiveRules
@@ -131,6 +135,7 @@ class ShellServer:
     settings: Settings
     states: sandbox_state.SandboxStates = field(init=False)
     rules: RulesInForce = field(init=False)
+    background: BackgroundCalls = field(default_factory=BackgroundCalls)
 
     def __post_init__(self) -> None:
         """No state has been sent yet."""
@@ -173,7 +178,9 @@ class ShellServer:
         except shell_tool.ArgumentsError as error:
             raise MCPError(INVALID_PARAMS, f"failed to deserialize parameters: {error}") from None
         try:
-            return _result(await finish_when_cancelled(self._run(context, call)), is_error=False)
+            # Around everything: a call that is cancelled at the last moment leaves nothing either.
+            with self.background.slot() if call.keep else nullcontext() as slot:
+                return _result(await finish_when_cancelled(self._run(context, call, slot)), is_error=False)
         except ShellToolError as error:
             _LOG.warning("a call failed: %s", error)
             return _result(str(error), is_error=True)
@@ -186,7 +193,7 @@ class ShellServer:
             _LOG.exception("a call failed by a bug")
             raise MCPError(INTERNAL_ERROR, f"internal error: {error!r}; the server's stderr says more") from error
 
-    async def _run(self, context: ServerRequestContext[Any, Any], call: shell_tool.ShellCall) -> str:
+    async def _run(self, context: ServerRequestContext[Any, Any], call: shell_tool.ShellCall, slot: Slot | None) -> str:
         settings = self.settings
         workdir = shell_tool.checked_workdir(call.workdir)
         state = self.states.for_call(workdir)
@@ -198,6 +205,7 @@ class ShellServer:
                 login=call.login,
                 env=settings.environment,
                 max_output_bytes=settings.max_output_bytes,
+                keep=slot,
             ),
             state,
             settings.programs.shell,
@@ -275,6 +283,7 @@ async def serve(settings: Settings, wire: Wire, parent: int) -> signal.Signals |
     ending = lifetime.Ending()
     incoming = Incoming(wire.incoming)
     outgoing = Outgoing(wire.outgoing, broken=ending.requested)
+    become_reaper()
     with lifetime.ending_by_signals(ending):
         serving = asyncio.create_task(_serve_connection(settings, incoming, outgoing))
         orphaned = asyncio.create_task(lifetime.parent_death(parent))
@@ -300,12 +309,16 @@ async def _serve_connection(
     The newest one has no requests from the server, so nobody could be asked for an approval; its clients fall back to
     the handshake when a server does not know ``server/discover``.
     """
-    server = ShellServer(settings=settings).mcp_server()
+    shell = ShellServer(settings=settings)
+    server = shell.mcp_server()
     dispatcher: JSONRPCDispatcher[TransportContext] = JSONRPCDispatcher(incoming, outgoing, inline_methods=_INLINE)
-    await serve_connection(
-        server,
-        dispatcher,
-        connection=Connection.for_loop(dispatcher),
-        lifespan_state={},
-        init_options=server.create_initialization_options(experimental_capabilities=sandbox_state.CAPABILITY),
-    )
+    try:
+        await serve_connection(
+            server,
+            dispatcher,
+            connection=Connection.for_loop(dispatcher),
+            lifespan_state={},
+            init_options=server.create_initialization_options(experimental_capabilities=sandbox_state.CAPABILITY),
+        )
+    finally:
+        await shell.background.end()

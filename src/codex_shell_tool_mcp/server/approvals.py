@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mcp.shared.exceptions import MCPError
@@ -19,7 +20,7 @@ from codex_shell_tool_mcp.execpolicy.rules import PrefixRuleMatch, evaluate_exec
 from codex_shell_tool_mcp.server.prompt import ALWAYS, SCHEMA, message, schema_with_rule, visible
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from mcp.server.context import ServerRequestContext
     from mcp_types import ClientCapabilities
@@ -33,6 +34,12 @@ _LOG = logging.getLogger(__name__)
 
 DEFAULT_APPROVAL_TIMEOUT = 600.0
 """Seconds a person has to answer: a client that shows nothing to anybody would hang the call for ever."""
+
+NO_REQUEST = (
+    "Approval is required, and nobody can be asked for it: the call has its result already, and this is a background "
+    "process of it"
+)
+"""Reason of a denial when the call's request is over."""
 
 NO_CAPABILITY = "Approval is required, and this client cannot ask for it (it does not declare elicitation)"
 """Reason of a denial when nobody can be asked."""
@@ -80,13 +87,21 @@ def shows_forms(capabilities: ClientCapabilities | None) -> bool:
     return declared is not None and (declared.form is not None or declared.url is None)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class McpEscalationPolicy:
     """Decides the execs of one call. Nothing is remembered: each exec is decided, and asked about, anew."""
 
     factory: McpEscalationPolicyFactory
     policy: Policy
     stopwatch: Stopwatch
+    _answered: bool = False
+    _questions: set[asyncio.Timeout] = field(default_factory=set)
+
+    def answered(self) -> None:
+        """See :class:`~codex_shell_tool_mcp.escalation.policy.AskingPolicy`."""
+        self._answered = True
+        for question in self._questions:
+            question.reschedule(0.0)  # now
 
     async def determine_action(self, request: ExecRequest) -> EscalateAction:
         """Decide one exec.
@@ -143,18 +158,22 @@ class McpEscalationPolicy:
         Returns:
             ``None`` if it was accepted, else why not; and whether the rule is wanted.
         """
+        if self._answered:
+            return NO_REQUEST, False
         if not self.factory.can_ask:
             return NO_CAPABILITY, False
         context = self.factory.context
         with self.stopwatch.paused():
             try:
-                async with asyncio.timeout(self.factory.approval_timeout):
+                async with self._question():
                     answer = await context.session.elicit_form(
                         message(request.program, request.argv, request.cwd, request.resolved),
                         SCHEMA if prefix is None else schema_with_rule(prefix),
                         context.request_id,
                     )
             except TimeoutError:
+                if self._answered:
+                    return NO_REQUEST, False
                 return f"Nobody answered the request for approval within {self.factory.approval_timeout:g} s", False
             except MCPError as error:
                 raise ShellToolError(f"the client could not ask for approval: {error.message}") from error
@@ -162,6 +181,20 @@ class McpEscalationPolicy:
                 raise ShellToolError("the client's answer to the request for approval makes no sense") from error
         always = answer.action == "accept" and (answer.content or {}).get(ALWAYS) is True
         return _REASONS.get(answer.action), always
+
+    @asynccontextmanager
+    async def _question(self) -> AsyncIterator[None]:
+        """The time within which a question must be answered, cut short by the call's own answer.
+
+        Raises:
+            TimeoutError: It is over.
+        """
+        async with asyncio.timeout(self.factory.approval_timeout) as limit:
+            self._questions.add(limit)
+            try:
+                yield
+            finally:
+                self._questions.discard(limit)
 
 
 def rule_to_offer(request: ExecRequest, deciding: RuleMatch) -> tuple[str, ...] | None:

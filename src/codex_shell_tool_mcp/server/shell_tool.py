@@ -27,6 +27,13 @@ INPUT_SCHEMA: dict[str, object] = {
     "title": "ExecParams",
     "type": "object",
     "properties": {
+        "background": {
+            "description": "What becomes of processes that still run when the shell has ended: 'end' (the default) "
+            "ends them, 'keep' lets them go on, their further output dropped, until they end or this server does.",
+            "enum": ["end", "keep"],
+            "nullable": True,
+            "type": "string",
+        },
         "command": {"description": "The bash string to execute.", "type": "string"},
         "login": {
             "description": "Launch Bash with -lc instead of -c: defaults to true.",
@@ -73,12 +80,14 @@ class ShellCall:
         workdir: As given; see :func:`checked_workdir`.
         timeout_ms: Limit in milliseconds; 0 expires at once.
         login: Whether the shell is a login shell (``-lc``).
+        keep: Whether what still runs when the shell has ended goes on.
     """
 
     command: str
     workdir: str
     timeout_ms: int = DEFAULT_TIMEOUT_MS
     login: bool = True
+    keep: bool = False
 
 
 def parse_arguments(raw: Mapping[str, object]) -> ShellCall:
@@ -88,7 +97,11 @@ def parse_arguments(raw: Mapping[str, object]) -> ShellCall:
         ArgumentsError: One is missing or has another type than the schema says.
     """
     return ShellCall(
-        command=_text(raw, "command"), workdir=_text(raw, "workdir"), timeout_ms=_timeout(raw), login=_login(raw)
+        command=_text(raw, "command"),
+        workdir=_text(raw, "workdir"),
+        timeout_ms=_timeout(raw),
+        login=_login(raw),
+        keep=_keep(raw),
     )
 
 
@@ -123,6 +136,14 @@ def _login(raw: Mapping[str, object]) -> bool:
     if value is not None and not isinstance(value, bool):
         raise ArgumentsError(f"`login`: expected true, false or null, got {_kind(value)}")
     return value is not False
+
+
+def _keep(raw: Mapping[str, object]) -> bool:
+    value = raw.get("background")
+    if value is not None and value not in {"end", "keep"}:
+        shown = repr(value) if isinstance(value, str) else _kind(value)
+        raise ArgumentsError(f'`background`: expected "end", "keep" or null, got {shown}')
+    return value == "keep"
 
 
 def _kind(value: object) -> str:
@@ -164,7 +185,8 @@ def result_text(result: ExecResult, sandbox: Mapping[str, object]) -> str:
     """A call's result as the tool's text: JSON, the original's four keys first and in its order.
 
     Added: ``sandbox`` (what was enforced), and only where there is something to say ``ended_processes`` (how many were
-    still running at the end and were ended) and ``decisions`` (what was not simply run, with the rule that decided).
+    still running at the end and were ended), ``background_processes`` (how many go on) and ``decisions`` (what was
+    not simply run, with the rule that decided).
     """
     seconds, fraction = divmod(max(result.duration, 0.0), 1)
     value: dict[str, object] = {
@@ -176,6 +198,8 @@ def result_text(result: ExecResult, sandbox: Mapping[str, object]) -> str:
     }
     if result.ended_processes:
         value["ended_processes"] = result.ended_processes
+    if result.background_processes:
+        value["background_processes"] = result.background_processes
     told = [_decision(record) for record in result.records if _is_worth_telling(record)]
     if told:
         value["decisions"] = told[:RECORDS_SHOWN]
