@@ -18,7 +18,8 @@ import pytest
 
 from codex_shell_tool_mcp.escalation import wire
 from codex_shell_tool_mcp.escalation.channel import receive_message, send_message
-from native.calls import Call, is_alive, script, supervised, wait_until
+from codex_shell_tool_mcp.process import group as groups
+from native.calls import MESSAGES, Call, is_alive, script, supervised, wait_until
 from support.built import built
 from support.service import PATIENCE
 
@@ -273,6 +274,7 @@ def test_nothing_survives(name: str, how: str, tmp_path: Path) -> None:
             call.control.close()
         else:
             call.process.send_signal(signal.Signals[how])
+            assert call.expect(wire.Finished).ended >= len(pids)  # without END
         assert call.process.wait(PATIENCE) == 0
         assert not any(is_alive(pid) for pid in pids)
 
@@ -306,6 +308,43 @@ def test_many_processes_that_fork_on() -> None:
         assert call.end() >= 4
         assert time.monotonic() - begun < 3
         assert not [pid for pid in _session_members(call.process.pid) if is_alive(pid)]
+
+
+FORKERS = {
+    # Each forks on and on until the limit is reached; whoever dies makes room for another.
+    "a crowd": "import os\nwhile True:\n try: os.fork()\n except OSError: pass",
+    # Each forks once and ends: nobody is there long enough to be killed by number.
+    "comets": "import os\nfor _ in range(4):\n if not os.fork():\n  os.setsid()\n  while True:\n"
+    "   try: os.fork() and os._exit(0)\n   except OSError: pass",
+}
+LIMITED = """
+import os, resource, sys
+if os.getuid() == 0:
+    os.setresuid(65534, 65534, 65534)  # there is no limit for root
+running = sum(os.stat("/proc/" + one).st_uid == os.getuid() for one in os.listdir("/proc") if one.isdigit())
+resource.setrlimit(resource.RLIMIT_NPROC, (running + 100, running + 100))
+print("forking", flush=True)
+exec(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("name", FORKERS)
+def test_processes_that_fork_as_fast_as_they_can(name: str) -> None:
+    with supervised([sys.executable, "python", "-I", "-S", "-c", LIMITED, FORKERS[name]]) as call:
+        call.wait_for(b"forking\n")
+        time.sleep(0.3)  # for a crowd to gather
+        call.control.shutdown(socket.SHUT_WR)
+        assert call.expect(wire.Finished).ended >= 2
+        assert call.process.wait(PATIENCE) == 0
+        command = FORKERS[name].encode()
+        assert not [one for one in Path("/proc").glob("[0-9]*") if command in _command_of(one)]
+
+
+def _command_of(entry: Path) -> bytes:
+    try:
+        return (entry / "cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def _session_members(session: int) -> list[int]:
@@ -345,6 +384,144 @@ def test_process_that_cannot_be_killed_does_not_hold_up_the_end() -> None:
         call.shell_exit()
         call.wait_for(b"ok\n")
         assert call.end() == 1
+
+
+def test_a_stopped_supervisor_goes_on_when_its_parent_dies() -> None:
+    """Else a script that stops it, and kills the server, would be rid of both."""
+    start = (
+        "import os,subprocess,sys,time\n"
+        "supervisor = subprocess.Popen(sys.argv[1:], pass_fds=(int(sys.argv[3]), int(sys.argv[5])))\n"
+        "print(supervisor.pid, flush=True)\ntime.sleep(1000)"
+    )
+    control, theirs = socket.socketpair()
+    rendezvous, client = socket.socketpair(socket.AF_UNIX, MESSAGES)
+    numbers = (theirs.fileno(), client.fileno())
+    arguments = ["--control", str(numbers[0]), "--socket", str(numbers[1]), "--", "/bin/sleep", "sleep", "1000"]
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", start, built().supervisor, *arguments], pass_fds=numbers, stdout=subprocess.PIPE
+        ) as parent,
+        control,
+        rendezvous,
+    ):
+        assert parent.stdout is not None
+        supervisor = int(parent.stdout.readline())
+        theirs.close()
+        client.close()
+        wait_until(lambda: len(_children(supervisor)) == 1, "not started")
+        os.kill(supervisor, signal.SIGSTOP)
+        control.shutdown(socket.SHUT_WR)
+        parent.kill()
+        wait_until(lambda: not is_alive(supervisor), "it is still stopped")
+
+
+# ---- what is kept ---------------------------------------------------------------------------------------------------
+
+
+def test_what_is_kept_goes_on() -> None:
+    with script("sleep 1000 & setsid -f sleep 1000") as call:
+        call.shell_exit()
+        call.send(wire.Keep())
+        assert call.expect(wire.Kept).left == 2
+        children = _children(call.process.pid)
+        assert len(children) == 2
+        for pid in children:
+            os.kill(pid, signal.SIGTERM)
+        assert call.expect(wire.Finished).ended == 0
+        assert call.process.wait(PATIENCE) == 0
+
+
+def test_nothing_is_left_to_keep() -> None:
+    with script("true & wait") as call:
+        call.shell_exit()
+        call.send(wire.Keep())
+        assert call.expect(wire.Kept).left == 0
+        assert call.expect(wire.Finished).ended == 0
+        assert call.process.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_what_is_kept_can_be_ended(how: str) -> None:
+    with script("sleep 1000 & echo $!; setsid -f sh -c 'echo $$; exec sleep 1000'") as call:
+        pids = _survivors(call, 2)
+        call.shell_exit()
+        call.send(wire.Keep())
+        assert call.expect(wire.Kept).left == 2
+        if how == "END":
+            assert call.end() == 2
+        elif how == "control closed":
+            call.control.close()
+        else:
+            call.process.send_signal(signal.Signals[how])
+            assert call.expect(wire.Finished).ended == 2
+        assert call.process.wait(PATIENCE) == 0
+        assert not any(is_alive(pid) for pid in pids)
+
+
+def test_what_is_kept_is_still_asked_about() -> None:
+    with script("(sleep 0.3; \"$W\" /bin/sh sh -c 'echo escalated') & exit 0") as call:
+        call.shell_exit()
+        call.send(wire.Keep())
+        assert call.expect(wire.Kept).left >= 1
+        call.escalate_next()
+        call.wait_for(b"escalated\n")
+        assert call.expect(wire.Ended).outcome == wire.Outcome(kind=0, value=0)
+        assert call.expect(wire.Finished).ended == 0
+
+
+def test_keep_while_the_shell_runs_is_an_offence() -> None:
+    with script("exec sleep 1000") as call:
+        call.expect(wire.ShellStarted)
+        send_message(call.control, wire.encode(wire.Keep()), ())
+        assert call.process.wait(PATIENCE) == 1
+
+
+# ---- the control group ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def group() -> Path:
+    """Where a group can be made. Root has a place, and so has a user whose session's groups are its own; who tests in
+    neither case cannot have one, and calls do without."""
+    place = groups.place()
+    if place is None:
+        pytest.skip("this process's control group is not its own")
+    return place / f"codex-shell-test-{os.getpid()}"
+
+
+def test_all_that_a_call_starts_is_in_its_group(group: Path) -> None:
+    with script(
+        'cat /proc/self/cgroup; setsid -f cat /proc/self/cgroup; "$W" /bin/cat cat /proc/self/cgroup; sleep 0.1',
+        options=["--group", str(group)],
+    ) as call:
+        call.escalate_next()
+        call.shell_exit()
+        lines = [line for line in call.printed().splitlines() if line.startswith(b"0::")]
+        assert len(lines) == 3
+        assert all(line.endswith(group.name.encode()) for line in lines)
+        assert group.name not in Path(f"/proc/{call.process.pid}/cgroup").read_text()
+        assert group.is_dir()
+        assert call.end() == 0
+        assert not group.exists()
+
+
+def test_the_group_is_ended_as_one(group: Path) -> None:
+    text = "for i in 1 2 3; do setsid -f sh -c 'echo $$; sleep 1000'; done; sleep 1000 & echo $!"
+    with script(text, options=["--group", str(group)]) as call:
+        pids = _survivors(call, 4)
+        call.shell_exit()
+        assert call.end() == 7  # the shells and what they wait for
+        assert not any(is_alive(pid) for pid in pids)
+        assert not group.exists()
+
+
+def test_a_group_that_cannot_be_made_is_done_without(tmp_path: Path) -> None:
+    for place in (tmp_path / "no" / "such", tmp_path / "ordinary"):
+        with script("sleep 1000 & echo hi", options=["--group", str(place)]) as call:
+            call.shell_exit()
+            assert call.end() == 1
+            assert call.printed() == b"hi\n"
+        assert not place.exists()
 
 
 # ---- the control channel --------------------------------------------------------------------------------------------

@@ -140,7 +140,7 @@ def left_by(supervisor: int) -> list[_Process]:
     own, session = os.getpid(), os.getsid(0)
     with LOCK:
         processes = _all()
-        known = set(SUPERVISORS)
+        known = {supervisor, *SUPERVISORS}
     found = {
         process.pid: process
         for process in processes

@@ -140,7 +140,7 @@ def _login(raw: Mapping[str, object]) -> bool:
 
 def _keep(raw: Mapping[str, object]) -> bool:
     value = raw.get("background")
-    if value is not None and value not in {"end", "keep"}:
+    if value is not None and value not in ("end", "keep"):
         shown = repr(value) if isinstance(value, str) else _kind(value)
         raise ArgumentsError(f'`background`: expected "end", "keep" or null, got {shown}')
     return value == "keep"

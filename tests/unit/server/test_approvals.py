@@ -212,6 +212,21 @@ def test_the_clock_runs_on_when_the_question_is_dropped() -> None:
     assert asyncio.run(run())
 
 
+def test_nobody_is_asked_once_the_call_was_answered() -> None:
+    async def run() -> list[EscalateAction]:
+        session = FakeSession(never, FORMS)
+        made = factory(session).create_policy(RULES, Stopwatch(None))
+        waiting = asyncio.create_task(made.determine_action(request("make")))
+        while not session.asked:
+            await asyncio.sleep(0)
+        made.answered()
+        actions = [await asyncio.wait_for(waiting, 5), await made.determine_action(request("make", "all"))]
+        assert len(session.asked) == 1
+        return actions
+
+    assert asyncio.run(run()) == [Deny(reason=approvals.NO_REQUEST, rule="my.rules:2")] * 2
+
+
 @pytest.mark.parametrize(
     ("declared", "shows"),
     [

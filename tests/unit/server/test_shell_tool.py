@@ -27,6 +27,8 @@ def test_the_schema_is_the_originals_on_the_wire() -> None:
         for name, column in properties.items()
     }
     assert without_texts == {
+        # Ours.
+        "background": {"type": "string", "enum": ["end", "keep"], "nullable": True},
         "command": {"type": "string"},
         "workdir": {"type": "string"},
         "login": {"type": "boolean", "nullable": True},
@@ -37,6 +39,12 @@ def test_the_schema_is_the_originals_on_the_wire() -> None:
 def test_defaults() -> None:
     call = shell_tool.parse_arguments({"command": "ls", "workdir": "/"})
     assert (call.command, call.workdir, call.timeout_ms, call.login) == ("ls", "/", 10_000, True)
+    assert call.keep is False
+
+
+@pytest.mark.parametrize(("given", "keep"), [(None, False), ("end", False), ("keep", True)])
+def test_background(given: str | None, keep: bool) -> None:
+    assert shell_tool.parse_arguments({"command": "", "workdir": "/", "background": given}).keep is keep
 
 
 @pytest.mark.parametrize(("given", "login"), [(None, True), (True, True), (False, False)])
@@ -70,6 +78,9 @@ def test_unknown_arguments_are_ignored() -> None:
         ({"timeout_ms": "10"}, "`timeout_ms`: expected an integer of milliseconds, got a string"),
         ({"timeout_ms": True}, "`timeout_ms`: expected an integer of milliseconds, got the boolean true"),
         ({"login": "yes"}, "`login`: expected true, false or null, got a string"),
+        ({"background": "stay"}, '`background`: expected "end", "keep" or null, got \'stay\''),
+        ({"background": True}, '`background`: expected "end", "keep" or null, got the boolean true'),
+        ({"background": ["keep"]}, '`background`: expected "end", "keep" or null, got an array'),
         ({"login": 0}, "`login`: expected true, false or null, got the number 0"),
     ],
 )
