@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support import sources
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -45,7 +43,7 @@ KINDS = {
 }
 """Kind → how a script makes one. What is pending stops the clock, so it comes first; the last one is waited for."""
 
-ANSWERED_WITHIN, LIMIT = 2, 1000
+ANSWERED_WITHIN, LIMIT = 3, 2000
 """Seconds for the approval, during which the clock stands still; milliseconds for the rest of a call that times out."""
 
 
@@ -106,15 +104,14 @@ def mark() -> Iterator[str]:
 @pytest.fixture
 def asking(installation: Installation) -> Installation:
     installation.rules(RULES)
-    installation.options += ("--approval-timeout", str(ANSWERED_WITHIN))
     return installation
 
 
 @contextlib.contextmanager
-def busy(installation: Installation, mark: str, *left_out: str, **arguments: object) -> Iterator[Raw]:
+def busy(installation: Installation, mark: str, *left_out: str, ending: str = "") -> Iterator[Raw]:
     """A server in the middle of a call that has started all kinds, with a client that never answers a question."""
     with installation.raw(elicitation={}) as server:
-        server.send(server.call(1, script(mark, *left_out), **arguments))
+        server.send(server.call(1, f"{script(mark, *left_out)}\n{ending}"))
         wait_for(lambda: all_there(mark, *left_out), "not all has started")
         yield server
 
@@ -139,7 +136,9 @@ def supervisors(server: Raw) -> list[int]:
 
 
 def test_timeout(asking: Installation, mark: str) -> None:
-    with busy(asking, mark, timeout_ms=LIMIT) as server:
+    asking.options += ("--approval-timeout", str(ANSWERED_WITHIN))
+    with asking.raw(elicitation={}) as server:
+        server.send(server.call(1, script(mark), timeout_ms=LIMIT))
         told = result(server)
         assert (told["timed_out"], told["exit_code"]) == (True, 124)
         assert told["ended_processes"] >= len(KINDS) - 1  # all but the one whose time for an answer was up
@@ -164,25 +163,34 @@ def test_end_of_stdin(asking: Installation, mark: str) -> None:
 
 
 CLIENT = """
-import sys, time
-from pathlib import Path
-from support.clients import Installation
-home, workdir, script, *options = sys.argv[1:]
-script = Path(script).read_text()
-with Installation(home=Path(home), workdir=Path(workdir), options=tuple(options)).raw(elicitation={}) as server:
-    server.send(server.call(1, script))
-    time.sleep(1000)
+import json, subprocess, sys, time
+command, messages = json.load(open(sys.argv[1]))
+server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+for message in messages:
+    server.stdin.write(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\\n")
+    server.stdin.flush()
+    if message.get("id") == 0:
+        server.stdout.readline()
+time.sleep(1000)
 """
 
 
 def test_killed_client(asking: Installation, mark: str) -> None:
-    source = asking.home / "script"
-    source.write_text(script(mark))
-    arguments = (str(asking.home), str(asking.workdir), str(source), *asking.options)
-    environment = sources.environment(PYTHONPATH=os.pathsep.join(path for path in sys.path if path))
-    with subprocess.Popen([sys.executable, "-c", CLIENT, *arguments], env=environment) as client:
-        wait_for(lambda: all_there(mark), "not all has started")
-        client.kill()
+    about = {"name": "x", "version": "1"}
+    hello = {"protocolVersion": "2025-06-18", "capabilities": {"elicitation": {}}, "clientInfo": about}
+    given = {"command": script(mark), "workdir": str(asking.workdir), "login": False}
+    messages = (
+        {"id": 0, "method": "initialize", "params": hello},
+        {"method": "notifications/initialized"},
+        {"id": 1, "method": "tools/call", "params": {"name": "shell", "arguments": given}},
+    )
+    plan = asking.home / "plan"
+    plan.write_text(json.dumps((asking.command(), messages)))
+    with subprocess.Popen([sys.executable, "-I", "-c", CLIENT, plan], env=asking.environment()) as client:
+        try:
+            wait_for(lambda: all_there(mark), "not all has started")
+        finally:
+            client.kill()
     assert_nothing_left(mark)
 
 
@@ -224,7 +232,9 @@ def test_stopped_supervisor(asking: Installation, mark: str, how: str) -> None:
 
 def test_shell_that_ends(asking: Installation, mark: str) -> None:
     """In order: what it leaves is ended, and the result says how much that was."""
-    with busy(asking, mark, "plain child") as server:
+    ending = "until [ -e go ]; do sleep 0.01; done"
+    with busy(asking, mark, "plain child", ending=ending) as server:
+        (server.workdir / "go").touch()
         told = result(server)
         assert (told["timed_out"], told["exit_code"]) == (False, 0)
         assert told["ended_processes"] >= len(KINDS) - 1
