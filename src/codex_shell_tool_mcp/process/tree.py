@@ -178,9 +178,10 @@ def end_left_by(supervisor: subprocess.Popen[bytes], group: Path | None) -> int:
     begun = time.monotonic()
     stopping = True
     while time.monotonic() - begun < _GIVE_UP_SECONDS:
-        living = _reap(left_by(supervisor.pid))
-        if not living:
+        left = left_by(supervisor.pid)
+        if not left:
             break
+        living = _reap(left)  # the dead are looked for until they are reaped: their children become ours a moment later
         fresh = {process.pid for process in living} - seen
         seen |= fresh
         if group is not None:
