@@ -59,6 +59,11 @@ def suite(request: pytest.FixtureRequest, files: SuiteFiles, default_signals: No
     binaries = Binaries(bash=here.bash, stock=here.bash_stock, wrapper=here.wrapper, supervisor=here.supervisor)
     with SuiteRun(sorted(needed), files, binaries) as run:
         yield run
+    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        reporter.write_line("")
+        for line in run.summary():
+            reporter.write_line(f"bash's own test suite, {line}")
 
 
 def _same(suite: SuiteRun, script: str, mode: Mode) -> Result:

@@ -60,11 +60,16 @@ def lists() -> Lists:
     return load()
 
 
-def run(files: SuiteFiles, *modes: Mode, script: str = QUICK) -> list[Result]:
-    """One script in some modes."""
+def begin(files: SuiteFiles, *modes: Mode, script: str = QUICK) -> SuiteRun:
+    """One script in some modes, as a context manager."""
     here = built()
     binaries = Binaries(bash=here.bash, stock=here.bash_stock, wrapper=here.wrapper, supervisor=here.supervisor)
-    with SuiteRun([(script, mode) for mode in modes], files, binaries) as running:
+    return SuiteRun([(script, mode) for mode in modes], files, binaries)
+
+
+def run(files: SuiteFiles, *modes: Mode, script: str = QUICK) -> list[Result]:
+    """One script in some modes."""
+    with begin(files, *modes, script=script) as running:
         return [running.result(script, mode) for mode in modes]
 
 
@@ -173,6 +178,16 @@ def test_one_argument_lost_on_the_way_outside_is_noticed(files: SuiteFiles, monk
     plain, escalated = run(files, "plain", "escalate")
     found = difference(plain, escalated)
     assert [line[:9] for line in found if line.startswith("-a")] == ["-argv[1] "]
+
+
+def test_the_summary_counts_what_was_done(files: SuiteFiles) -> None:
+    with begin(files, "plain", "outside") as running:
+        asked = len(running.result(QUICK, "outside").asked)
+        running.result(QUICK, "plain")
+    summary = running.summary()
+    assert summary[0] == "plain: 1 scripts, 0 execs asked about, 0 escalated"
+    assert summary[1].startswith("again: 0 scripts")
+    assert summary[-1] == f"outside: 1 scripts, {asked} execs asked about, {asked} escalated"
 
 
 def test_a_script_leaves_nothing_behind(files: SuiteFiles) -> None:

@@ -219,6 +219,16 @@ class SuiteRun:
         """
         return self._results[script, mode].result()
 
+    def summary(self) -> list[str]:
+        """A line a mode: how many scripts there were, and how many of their execs were asked about and escalated."""
+        lines = []
+        for mode in MODES:
+            futures = [future for (_, each), future in self._results.items() if each == mode]
+            results = [future.result() for future in futures if future.done() and future.exception() is None]
+            asked, escalated = sum(len(one.asked) for one in results), sum(one.escalated for one in results)
+            lines.append(f"{mode}: {len(results)} scripts, {asked} execs asked about, {escalated} escalated")
+        return lines
+
     async def _run_all(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._everything = asyncio.ensure_future(self._run_scripts())
