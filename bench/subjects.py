@@ -85,6 +85,7 @@ class Plain:
             stderr=subprocess.STDOUT,
             env=dict(self.environ),
             cwd=script.folder,
+            start_new_session=True,  # as both servers do: the kernel may share out its time by sessions (sched(7))
         )
 
 

@@ -426,6 +426,15 @@ def test_of_a_lot_of_output_as_much_is_kept_as_servers_keep(tmp_path: Path) -> N
     assert int(counted.output) == OUTPUT_BYTES
 
 
+def test_plain_bash_has_a_session_of_its_own(tmp_path: Path) -> None:
+    """Both servers give each call one, and Linux shares out processor time by sessions."""
+    plain = Plain(bash=built().bash, environ=environment(tmp_path))
+    with plain._start(Script(text="read -t 60 -u 1", folder=tmp_path)) as process:
+        session = os.getsid(process.pid)
+        process.kill()
+    assert session == process.pid
+
+
 def test_a_failed_configure_is_noticed(tmp_path: Path) -> None:
     (loop,) = (loop for loop in LOOPS if loop.name == "configure")
     source = _source(tmp_path / "source")
