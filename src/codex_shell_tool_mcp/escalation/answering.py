@@ -17,7 +17,9 @@ from codex_shell_tool_mcp.errors import ProtocolError, RemoteProtocolError, Shel
 from codex_shell_tool_mcp.escalation import identity, wire
 from codex_shell_tool_mcp.escalation.channel import (
     FIRST_READ,
+    MANY,
     Channel,
+    beside_the_loop,
     close_all,
     receive_message,
     send_at_once,
@@ -77,17 +79,18 @@ class _Open:
 class _Exec:
     """One exec that is being answered. Owns the stream and whatever descriptors came by it.
 
-    ``request`` is there once all of it is; ``asked`` then is what the policy sees of it, and ``before`` the state its
-    file was in before anybody decided.
+    ``request`` is there once all of it is. Once ``described``, ``asked`` is what the policy sees of it; ``before`` is
+    the state its file was in before anybody decided.
     """
 
-    __slots__ = ("action", "asked", "before", "data", "descriptors", "request", "stream", "undecided")
+    __slots__ = ("action", "asked", "before", "data", "described", "descriptors", "request", "stream", "undecided")
 
     def __init__(self, stream: socket.SocketType) -> None:
         self.stream = stream
         self.data = b""
         self.descriptors: tuple[int, ...] = ()
         self.request: wire.Request | None = None
+        self.described = False
         self.asked: ExecRequest
         self.before: os.stat_result | None
         self.action: EscalateAction | None = None
@@ -104,10 +107,10 @@ class _Exec:
             self.data = data
         return request
 
-    def take(self, request: wire.Request, roots: identity.Roots | None) -> None:
-        self.request = request
+    def describe(self, request: wire.Request, roots: identity.Roots | None) -> None:
         self.before = None if request.program is None else os.fstat(request.program)
         self.asked = describe(request, self.before, roots)
+        self.described = True
 
     def channel(self) -> Channel:
         """The stream as a channel that goes on where the session stands; owns what :meth:`close` would have closed."""
@@ -176,14 +179,16 @@ class EscalateServer:
     def _answer_at_once(self, one: _Exec) -> bool:
         """Whether nothing is left to do: it was answered, or dropped for what is wrong with it."""
         try:
-            request = one.receive()
-            if request is None:
+            one.request = request = one.receive()
+            if request is None or _is_large(request):
                 return False
-            one.take(request, self._roots)
+            one.describe(request, self._roots)
             one.action = self._decide_at_once(one.asked)
             if one.action is None:
                 return False
             self._record(one.asked, one.action)
+            if isinstance(one.action, Escalate):
+                return self._escalate_at_once(one, request)
             if not isinstance(one.action, Run):
                 return False
             send_at_once(one.stream, _RUN)
@@ -214,13 +219,15 @@ class EscalateServer:
     async def _answer(self, one: _Exec, channel: Channel) -> None:
         if one.request is None:
             async with asyncio.timeout(HALF_OPEN_DEADLINE):
-                request = await channel.receive()
-            if not isinstance(request, wire.Request):
+                received = await channel.receive()
+            if not isinstance(received, wire.Request):
                 return  # it closed; the state table leaves nothing else
-            one.descriptors = request.descriptors
+            one.request, one.descriptors = received, received.descriptors
             if channel.connection.has_more():
                 raise RemoteProtocolError("more than a request")
-            one.take(request, self._roots)
+        request = one.request
+        if not one.described:
+            await _at_leisure(request, lambda: one.describe(request, self._roots))
         try:
             if one.undecided is not None:
                 raise one.undecided
@@ -229,7 +236,7 @@ class EscalateServer:
                 if one.action is None:
                     return
                 self._record(one.asked, one.action)
-            await self._carry_out(one, one.action, channel)
+            await self._carry_out(one, request, one.action, channel)
         except ProtocolError:
             raise
         except ShellToolError as error:
@@ -240,27 +247,58 @@ class EscalateServer:
         if len(self.records) < MAX_RECORDS:
             self.records.append(ExecRecord(request=_shortened(asked), action=action))
 
-    async def _carry_out(self, one: _Exec, action: EscalateAction, channel: Channel) -> None:
+    async def _carry_out(self, one: _Exec, request: wire.Request, action: EscalateAction, channel: Channel) -> None:
         match action:
             case Run():
                 await channel.send(wire.Run())
             case Deny(reason=reason):
                 await channel.send(wire.Deny(reason=reason))
             case Escalate():
-                await self._escalate(one)
+                await self._escalate(one, request)
 
-    async def _escalate(self, one: _Exec) -> None:
+    async def _escalate(self, one: _Exec, request: wire.Request) -> None:
         """Hand the session to the supervisor, bound to the very file that was decided."""
-        request = one.request
-        assert request is not None
-        with execution(request, one.asked, self.shell, self._roots) as what:
-            if one.before is None or identity.fingerprint(request.descriptors[0]) != identity.fingerprint_of(
-                one.before
-            ):
-                raise ShellToolError("it was changed while it was being decided")
+        with contextlib.ExitStack() as stack:
+            executing = execution(request, one.asked, self.shell, self._roots)
+            what = await _at_leisure(request, lambda: stack.enter_context(executing))
+            _check_unchanged(one, request)
             await self.supervision.spawn(
                 what.request, one.stream.fileno(), path=what.path, decided=what.decided, by_path=what.by_path
             )
+
+    def _escalate_at_once(self, one: _Exec, request: wire.Request) -> bool:
+        """The same without waiting, nor for the program to run; False if it takes waiting."""
+        with execution(request, one.asked, self.shell, self._roots) as what:
+            _check_unchanged(one, request)
+            begun = self.supervision.spawn_at_once(
+                what.request, one.stream.fileno(), path=what.path, decided=what.decided, by_path=what.by_path
+            )
+        if begun is not None:
+            self._answering += 1
+            _Open.count += 1
+            begun.add_done_callback(self._begun)
+        return begun is not None
+
+    def _begun(self, _: asyncio.Future[None]) -> None:
+        """An escalated program runs, or never will: it is the supervisor's."""
+        self._answering -= 1
+        _Open.count -= 1
+
+
+def _is_large(request: wire.Request) -> bool:
+    return len(request.argv) + len(request.env) > MANY
+
+
+async def _at_leisure(request: wire.Request, work: Callable[[], _T]) -> _T:
+    """Do ``work`` on a request, beside the event loop if it is a large one: a million words take a second."""
+    return await beside_the_loop(work) if _is_large(request) else work()
+
+
+def _check_unchanged(one: _Exec, request: wire.Request) -> None:
+    if request.program is None or one.before is None:
+        raise ShellToolError("no file of that name could be opened, so it cannot be run outside the sandbox")
+    if identity.fingerprint(request.program) != identity.fingerprint_of(one.before):
+        raise ShellToolError("it was changed while it was being decided")
 
 
 def _not_at_once(asked: ExecRequest) -> None:

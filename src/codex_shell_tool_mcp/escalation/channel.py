@@ -9,13 +9,17 @@ import errno
 import os
 import socket
 import struct
-from typing import TYPE_CHECKING
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
 
 from codex_shell_tool_mcp.errors import RemoteProtocolError
 from codex_shell_tool_mcp.escalation import wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+_T = TypeVar("_T")
 
 # As plain numbers: combining members of an enumeration costs more than the call they are for.
 _CLOEXEC = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))
@@ -48,6 +52,9 @@ FLOOD_PAUSE = 0.01
 TURN = 0.002
 """Seconds after which a call that is asked about one exec after the other lets the rest of the server have its turn."""
 
+_WHOLE = 16 * 1024 if sys.platform == "linux" else 0
+"""Bytes that Linux sends through a stream socket in one piece or not at all (unix_stream_sendmsg: up to 32 KiB)."""
+
 _FRAMES_AT_ONCE = 4096
 """Bytes read at once where frames are small: three hundred of them."""
 
@@ -55,6 +62,26 @@ _HELLO = bytes((wire.VERSION,))
 
 FIRST_READ = 64 * 1024
 """Bytes of a request that are read at once: argv and environment of nearly every exec."""
+
+
+LARGE = 64 * 1024
+"""Bytes of a frame that is taken apart on the event loop: a millisecond."""
+
+MANY = 1024
+"""Strings of a request that is dealt with on the event loop: a few milliseconds."""
+
+_WORKER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="large")
+"""One thread for all that is large: several would only take the interpreter from the event loop more often."""
+
+
+async def beside_the_loop(work: Callable[[], _T]) -> _T:
+    """Do what takes long where it keeps nobody else waiting. It is done to its end, also when this is cancelled."""
+    working = asyncio.get_running_loop().run_in_executor(_WORKER, work)
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        await asyncio.wait((working,))
+        raise
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> tuple[tuple[int, ...], bool]:
@@ -143,7 +170,7 @@ class Channel:
             RemoteProtocolError: The peer broke the format. Nothing received is left open but what earlier frames gave.
         """
         try:
-            while (event := self.connection.next_event()) is wire.NEED_DATA:
+            while (event := await self._next_event()) is wire.NEED_DATA:
                 data, descriptors = await self._read(self.connection.read_size())
                 self.connection.receive_data(data, descriptors)
                 if not data:
@@ -153,6 +180,20 @@ class Channel:
             close_all(self.connection.unclaimed())
             raise
         return event
+
+    async def _next_event(self) -> wire.Frame | wire.NeedData:
+        """The next frame; a large one, which can hold a million strings, is taken apart beside the loop."""
+        if self.connection.read_size() or self.connection.buffered() <= LARGE:
+            return self.connection.next_event()
+        parsing = asyncio.ensure_future(beside_the_loop(self.connection.next_event))
+        try:
+            return await asyncio.shield(parsing)
+        except asyncio.CancelledError:
+            await asyncio.wait((parsing,))
+            event = None if parsing.exception() else parsing.result()
+            if event is not None and event is not wire.NEED_DATA:
+                close_all(event.descriptors)
+            raise
 
     def listen(self, take: Callable[[wire.Frame], None]) -> asyncio.Future[None]:
         """Give every frame to ``take`` as it comes, for a peer that sends no descriptors.
@@ -213,6 +254,31 @@ class Channel:
                     if error.errno not in IN_FLIGHT or loop.time() > give_up:
                         raise
                     await asyncio.sleep(FLOOD_PAUSE)
+
+    def send_at_once(self, frame: wire.Frame) -> bool:
+        """Send a small frame if that needs no waiting; else nothing of it is sent.
+
+        Raises:
+            LocalProtocolError: As :meth:`send`.
+            OSError: The peer is gone.
+        """
+        if self._sending.locked():
+            return False
+        data = self.connection.send(frame)
+        if len(data) > _WHOLE:
+            return False
+        try:
+            sent = send_message(self.socket, data, frame.descriptors)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno in _IN_FLIGHT:
+                return False
+            raise
+        if sent != len(data):
+            self.end()
+            raise ConnectionAbortedError(errno.ECONNABORTED, "half a frame was sent")
+        return True
 
     def end(self) -> None:
         """Close our direction: the peer sees the end, even of a frame that was half sent."""

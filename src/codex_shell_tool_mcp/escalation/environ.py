@@ -32,15 +32,8 @@ _SHELL_FUNCTION_PREFIX = b"BASH_FUNC_"
 """bash(1): exported functions, which replace commands."""
 
 
-def _is_dropped(name: bytes) -> bool:
-    return (
-        name in WRAPPER_VARIABLES
-        or name in SANDBOX_MARKERS
-        or name in _LOADER
-        or name in _SHELL
-        or name.startswith(_LOADER_PREFIXES)
-        or name.startswith(_SHELL_FUNCTION_PREFIX)
-    )
+_DROPPED = WRAPPER_VARIABLES | SANDBOX_MARKERS | _LOADER | _SHELL
+_DROPPED_PREFIXES = (*_LOADER_PREFIXES, _SHELL_FUNCTION_PREFIX)
 
 
 def escalated_environment(entries: Iterable[bytes]) -> tuple[bytes, ...]:
@@ -48,4 +41,8 @@ def escalated_environment(entries: Iterable[bytes]) -> tuple[bytes, ...]:
 
     An entry without ``=`` is kept: execve(2) takes it, no program reads it.
     """
-    return tuple(entry for entry in entries if not _is_dropped(entry.partition(b"=")[0]))
+    return tuple(
+        entry
+        for entry in entries
+        if not entry.startswith(_DROPPED_PREFIXES) and entry.partition(b"=")[0] not in _DROPPED
+    )

@@ -124,27 +124,9 @@ class Supervision:
         if not self._started.done():
             await asyncio.shield(self._started)
         self._started.result()
-        session = next(self._sessions)
-        begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._spawning[session] = begun
+        session, begun = self._session()
         try:
-            await self._control.send(
-                wire.Spawn(
-                    session=session,
-                    size=decided.size,
-                    modified=decided.modified,
-                    changed=decided.changed,
-                    path=path,
-                    cwd=request.cwd,
-                    argv=request.argv,
-                    env=request.env,
-                    umask=request.umask,
-                    by_path=by_path,
-                    stream=stream,
-                    program=request.program,
-                    cwd_descriptor=request.cwd_descriptor,
-                )
-            )
+            await self._control.send(_spawn(session, request, stream, path=path, decided=decided, by_path=by_path))
             await begun
         except LocalProtocolError as error:
             raise ShellToolError(f"it cannot be handed over: {error}") from error
@@ -152,9 +134,43 @@ class Supervision:
             cause = TOO_MANY_IN_FLIGHT if error.errno in IN_FLIGHT else error.strerror
             raise ShellToolError(f"it cannot be handed over: {cause}") from error
         finally:
+            begun.cancel()
+
+    def spawn_at_once(
+        self, request: wire.Request, stream: int, *, path: bytes, decided: Fingerprint, by_path: bool
+    ) -> asyncio.Future[None] | None:
+        """The same without waiting: done when the program runs or has failed to. ``None`` if it takes waiting."""
+        if not self._exited_or_running():
+            return None
+        session, begun = self._session()
+        sent = False
+        try:
+            sent = self._control.send_at_once(
+                _spawn(session, request, stream, path=path, decided=decided, by_path=by_path)
+            )
+        except (LocalProtocolError, OSError) as error:
+            raise ShellToolError(f"it cannot be handed over: {error}") from error
+        finally:
+            if not sent:
+                begun.cancel()
+        return begun if sent else None
+
+    def _exited_or_running(self) -> bool:
+        return self._started.done() and not self._started.cancelled() and self._started.exception() is None
+
+    def _session(self) -> tuple[int, asyncio.Future[None]]:
+        """A new session's number, and what is done when its program runs or has failed to."""
+        session = next(self._sessions)
+        begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._spawning[session] = begun
+
+        def forget(_: asyncio.Future[None]) -> None:
             del self._spawning[session]
-            if begun.done() and not begun.cancelled():
+            if not begun.cancelled():
                 begun.exception()  # taken note of
+
+        begun.add_done_callback(forget)
+        return session, begun
 
     async def keep(self) -> int:
         """Once the shell has ended: let what it has left go on; how many processes that are.
@@ -244,6 +260,26 @@ class Supervision:
         _fail(self._kept, ShellToolError(reason))
         for begun in self._spawning.values():
             _fail(begun, ShellToolError(reason))
+
+
+def _spawn(
+    session: int, request: wire.Request, stream: int, *, path: bytes, decided: Fingerprint, by_path: bool
+) -> wire.Spawn:
+    return wire.Spawn(
+        session=session,
+        size=decided.size,
+        modified=decided.modified,
+        changed=decided.changed,
+        path=path,
+        cwd=request.cwd,
+        argv=request.argv,
+        env=request.env,
+        umask=request.umask,
+        by_path=by_path,
+        stream=stream,
+        program=request.program,
+        cwd_descriptor=request.cwd_descriptor,
+    )
 
 
 def _resolve(future: asyncio.Future[_T], value: _T) -> None:

@@ -128,10 +128,10 @@ def _unpack(layout: struct.Struct, payload: bytes, *, exact: bool = True) -> tup
 
 
 def _join(strings: Sequence[bytes]) -> bytes:
-    for text in strings:
-        if b"\0" in text:
-            raise LocalProtocolError("a string with a NUL cannot be sent")
-    return b"".join(text + b"\0" for text in strings)
+    joined = b"\0".join((*strings, b""))
+    if joined.count(b"\0") != len(strings):
+        raise LocalProtocolError("a string with a NUL cannot be sent")
+    return joined
 
 
 def _split(body: bytes, count: int) -> list[bytes]:
@@ -833,6 +833,10 @@ class Connection:
     def ended_cleanly(self) -> bool:
         """Whether the peer may close now: an exec that happened, a session that is done, nothing half received."""
         return not self._buffer and self.state in {"running", "done"}
+
+    def buffered(self) -> int:
+        """How many bytes were received and not given out."""
+        return len(self._buffer)
 
     def has_more(self) -> bool:
         """Whether something was received after the last frame."""

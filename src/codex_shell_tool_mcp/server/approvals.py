@@ -12,6 +12,7 @@ from mcp.shared.exceptions import MCPError
 from pydantic import ValidationError
 
 from codex_shell_tool_mcp.errors import ShellToolError
+from codex_shell_tool_mcp.escalation.channel import MANY, beside_the_loop
 from codex_shell_tool_mcp.escalation.policy import Deny, Escalate, EscalateAction, Run
 from codex_shell_tool_mcp.execpolicy import amend
 from codex_shell_tool_mcp.execpolicy.decision import Decision
@@ -40,6 +41,9 @@ NO_REQUEST = (
     "process of it"
 )
 """Reason of a denial when the call's request is over."""
+
+SHORT = 1024
+"""Characters of a word of a command that is judged on the event loop: some milliseconds at worst."""
 
 NO_CAPABILITY = "Approval is required, and this client cannot ask for it (it does not declare elicitation)"
 """Reason of a denial when nobody can be asked."""
@@ -111,14 +115,19 @@ class McpEscalationPolicy:
         """
         rules = self.factory.rules
         policy = self.policy if rules is None else await rules.current()
-        deciding = self._deciding(policy, request)
+        if _is_short(request):
+            deciding = self._deciding(policy, request)
+        else:
+            deciding = await beside_the_loop(lambda: self._deciding(policy, request))
         action = _without_asking(deciding)
         if action is None:
             action = await self._after_asking(request, deciding)
         return _logged(request, action, deciding)
 
     def decide_at_once(self, request: ExecRequest) -> EscalateAction | None:
-        """Decide one exec, unless somebody has to be asked or the rules have to be read anew."""
+        """Decide one exec, unless somebody has to be asked, the rules have to be read anew, or it takes long."""
+        if not _is_short(request):
+            return None
         rules = self.factory.rules
         policy = self.policy if rules is None else rules.at_once()
         if policy is None:
@@ -212,6 +221,11 @@ def rule_to_offer(request: ExecRequest, deciding: RuleMatch) -> tuple[str, ...] 
         return None
     dangerous = why_dangerous(prefix) is not None
     return None if dangerous or amend.is_banned(prefix) or amend.objections(prefix) else prefix
+
+
+def _is_short(request: ExecRequest) -> bool:
+    """Whether it is decided in no time. A word may be a shell's script, which the heuristics take apart."""
+    return len(request.argv) <= MANY and max(map(len, request.argv), default=0) <= SHORT
 
 
 def _without_asking(deciding: RuleMatch) -> EscalateAction | None:

@@ -246,3 +246,28 @@ def test_what_declares_forms(declared: dict[str, Any] | None, shows: bool) -> No
 
 def test_the_command_line_has_the_same_default() -> None:
     assert cli.DEFAULT_APPROVAL_TIMEOUT == approvals.DEFAULT_APPROVAL_TIMEOUT
+
+
+@pytest.mark.parametrize(
+    ("argv", "immediate"),
+    [
+        (("git", "status"), True),
+        (("make",), False),
+        (("sh", "-c", "true;" * 100), True),
+        (("sh", "-c", "true;" * 1000), False),
+        (("git", *["status"] * 2000), False),
+    ],
+)
+def test_what_takes_no_waiting_is_decided_at_once_and_alike(argv: tuple[str, ...], immediate: bool) -> None:
+    """A question, a long script and very many words are left to the way that can wait."""
+    session = FakeSession(says("accept"), FORMS)
+    made = factory(session).create_policy(
+        rules(("git", Decision.ALLOW, None), ("make", Decision.PROMPT, None)), Stopwatch(None)
+    )
+    asked = request(*argv)
+    at_once = made.decide_at_once(asked)
+    assert (at_once is not None) is immediate
+    assert not session.asked
+    awaited = asyncio.run(asyncio.wait_for(made.determine_action(asked), 20))
+    assert at_once in {None, awaited}
+    assert bool(session.asked) is (argv == ("make",))
