@@ -93,7 +93,8 @@ _QUOTES = str.maketrans("", "", "\"'\\")
 
 def _commands(script: str) -> list[list[str]]:
     """The commands of a script: exact where it is plain, else roughly, for a question too many costs little."""
-    plain = plain_commands(script)
+    # Linux takes no longer argument than 128 KiB; of what is only claimed, six megabytes would take a minute.
+    plain = plain_commands(script) if len(script) <= _MAX_SCRIPT else None
     if plain is not None:
         return plain
     found = []
@@ -109,7 +110,7 @@ def _commands(script: str) -> list[list[str]]:
 
 
 _MAX_SCRIPT = 100_000
-"""Characters of a script that are looked at roughly."""
+"""Characters of a script that are looked at; of a longer one the first so many, roughly."""
 
 
 def shell_script(command: Sequence[str]) -> str | None:

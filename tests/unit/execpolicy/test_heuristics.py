@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from codex_shell_tool_mcp.execpolicy import heuristics
 from codex_shell_tool_mcp.execpolicy.decision import Decision
 from codex_shell_tool_mcp.execpolicy.heuristics import (
     UNMATCHED,
@@ -353,3 +354,18 @@ def test_reading_takes_linear_time(unit: str) -> None:
     began = time.process_time()
     plain_commands(script)
     assert time.process_time() - began < 3
+
+
+def test_a_script_longer_than_any_argument_is_not_read_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a forged request can hold one: reading six megabytes exactly would take a minute."""
+    read: list[str] = []
+    real = heuristics.plain_commands
+
+    def plain_commands(script: str) -> list[list[str]] | None:
+        read.append(script)
+        return real(script)
+
+    monkeypatch.setattr(heuristics, "plain_commands", plain_commands)
+    command_might_be_dangerous(["sh", "-c", "a;" * 100])
+    command_might_be_dangerous(["sh", "-c", "a;" * 70_000])
+    assert [len(script) for script in read] == [200]
