@@ -154,9 +154,10 @@ def script_names(files: SuiteFiles) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class ScriptFolder:
-    """Where one script runs: its folder, the tests in it, and the environment it needs."""
+    """Where one script runs: its folder, the shell and the tests in it, and the environment it needs."""
 
     folder: Path
+    bash: Path
     tests: Path
     environ: Mapping[str, str]
 
@@ -174,22 +175,23 @@ class SuitePlace:
         return replace(self, bash=_reachable(bash, self.folder))
 
     def lay_out(self, name: str) -> ScriptFolder:
-        """Make the folder ``name`` for one run of a script."""
+        """Make the folder ``name`` for one run of a script: with its own shell, whose group run-test changes."""
         home = self.folder / name
         tests, temporary = home / "tests", home / "tmp"
         shutil.copytree(self.folder / "tests", tests, copy_function=_link_or_copy)
         temporary.mkdir()
+        bash = _reachable(self.bash, home)
         environ = {
             "PATH": f"{tests}:/usr/local/bin:/usr/bin:/bin",
             "HOME": str(home),
             "TMPDIR": str(temporary),
-            "THIS_SH": str(self.bash),
+            "THIS_SH": str(bash),
             "BUILD_DIR": str(self.folder),
             "BASH_TSTOUT": str(temporary / "output"),
             "TERM": "dumb",
             **({"LOCPATH": str(self.folder / "locales")} if self.localized else {}),
         }
-        return ScriptFolder(folder=home, tests=tests, environ=environ)
+        return ScriptFolder(folder=home, bash=bash, tests=tests, environ=environ)
 
 
 def _link_or_copy(source: str, target: str) -> None:
@@ -275,7 +277,7 @@ def _run_script(script: str, place: SuitePlace, options: SuiteOptions) -> Outcom
         output = log.read().decode("utf-8", "backslashreplace")
     shutil.rmtree(at.folder, ignore_errors=True)
     status: Literal["passed", "failed", "timed out"] = "timed out" if code is None else "failed" if code else "passed"
-    return Outcome(status=status, output=_neutral(output, place))
+    return Outcome(status=status, output=_neutral(output, place, at))
 
 
 def _give_away(home: Path) -> int | None:
@@ -336,9 +338,9 @@ def _ps_rows() -> list[tuple[str, str, str]]:
     return [(pid, owner, state) for pid, owner, state, *_ in rows]
 
 
-def _neutral(output: str, place: SuitePlace) -> str:
+def _neutral(output: str, place: SuitePlace, at: ScriptFolder) -> str:
     """Take this run's folder and process numbers out, so that two runs can be compared."""
-    text = output.replace(str(place.bash), "THIS_SH")
+    text = output.replace(str(at.bash), "THIS_SH")
     text = text.replace(str(place.folder), "PLACE").replace(place.folder.name, "PLACE")
     return re.sub(r"\b\d{3,7}\b", "N", text)
 

@@ -131,8 +131,8 @@ def test_only_listed_lines_are_left_out() -> None:
 
 def test_only_what_must_differ_is_made_alike(tmp_path: Path) -> None:
     """Numbers stay: a status of 126 is not one of 127."""
-    place = SuitePlace(folder=tmp_path, bash=tmp_path / "shell-1" / "bash", localized=False)
-    at = ScriptFolder(folder=tmp_path / "run" / "run-x", tests=tmp_path, environ={})
+    place = SuitePlace(folder=tmp_path, bash=tmp_path / "bash", localized=False)
+    at = ScriptFolder(folder=tmp_path / "run" / "run-x", bash=tmp_path / "shell-1" / "bash", tests=tmp_path, environ={})
     text = (
         f"{tmp_path}/shell-1/bash: {tmp_path}/run/run-x/tmp 126 127\nbash: cannot set terminal process group (-1): no"
     )

@@ -181,7 +181,7 @@ def judge(found: list[str], expected: list[str] | None) -> str | None:
 
 def neutral(text: str, place: SuitePlace, at: ScriptFolder) -> str:
     """Without what differs necessarily: folder names, and process numbers in the one message of the suite with any."""
-    for path, name in ((place.bash, "BASH"), (at.folder, "HOME"), (place.folder, "PLACE")):
+    for path, name in ((at.bash, "BASH"), (at.folder, "HOME"), (place.folder, "PLACE")):
         text = text.replace(str(path), name)
     return _TERMINAL_OF.sub(r"\1 (PID)", text)
 
@@ -275,11 +275,11 @@ class SuiteRun:
 
     async def _outcome(self, script: str, mode: Mode, place: SuitePlace, at: ScriptFolder) -> Result:
         command = f"{_PRELUDE}\n. ./{script}"
-        policy = SuitePolicy(mode=mode, shell=str(place.bash.resolve()))
+        policy = SuitePolicy(mode=mode, shell=str(at.bash.resolve()))
         if mode in INTERCEPTED:
-            status, printed = await self._intercepted(command, place, at, policy)
+            status, printed = await self._intercepted(command, at, policy)
         else:
-            status, printed = await self._in_thread(_plain, command, place, at)
+            status, printed = await self._in_thread(_plain, command, at)
         compared = (at.folder / "compared").read_text("utf-8", "backslashreplace")
         return Result(
             status=status,
@@ -289,14 +289,12 @@ class SuiteRun:
             escalated=policy.escalated,
         )
 
-    async def _intercepted(
-        self, command: str, place: SuitePlace, at: ScriptFolder, policy: SuitePolicy
-    ) -> tuple[int, str]:
+    async def _intercepted(self, command: str, at: ScriptFolder, policy: SuitePolicy) -> tuple[int, str]:
         environ = {os.fsencode(name): os.fsencode(value) for name, value in at.environ.items()}
         result = await run_escalate_server(
             ExecParams(command=command, workdir=at.tests, login=False, env=environ),
             SandboxState(policy=DangerFullAccess(), cwd=at.tests),
-            ShellProgram(path=place.bash, variant="gnu"),
+            ShellProgram(path=at.bash, variant="gnu"),
             self._binaries.wrapper,
             Policy(),
             policy,
@@ -313,12 +311,12 @@ class SuiteRun:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
 
-def _plain(command: str, place: SuitePlace, at: ScriptFolder) -> tuple[int, str]:
+def _plain(command: str, at: ScriptFolder) -> tuple[int, str]:
     """What the server does, without supervisor and wrapper."""
     with (at.folder / "printed").open("w+b") as printed:
         process = subprocess.Popen(
             ["bash", "-c", command],
-            executable=place.bash,
+            executable=at.bash,
             cwd=at.tests,
             env=at.environ,
             stdin=subprocess.DEVNULL,
