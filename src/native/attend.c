@@ -14,9 +14,6 @@
 #include "inventory.h"
 #include "signals.h"
 
-/* How long the stream may tell, after the shell has continued us, that the kernel has continued the program as well. */
-#define CONTINUED_MS 20
-
 struct handover {
     const struct client *client;
     struct stat rendezvous;
@@ -169,10 +166,6 @@ static void stop(struct attendance *attendance)
     attendance->stopped = true;
     attendance->skip_continue = false;
     stop_like(stops ? (int)number : SIGSTOP);
-    if (attendance->shares_terminal) {
-        struct pollfd stream = {.fd = attendance->client->stream, .events = POLLIN};
-        poll(&stream, 1, CONTINUED_MS);
-    }
 }
 
 static void take_frame(struct attendance *attendance)
@@ -185,7 +178,8 @@ static void take_frame(struct attendance *attendance)
         stop(attendance);
         break;
     case FRAME_CONTINUED:
-        attendance->skip_continue = attendance->stopped;
+        /* In a common process group the supervisor knows whether ours is one of its own. */
+        attendance->skip_continue = attendance->stopped && !attendance->shares_terminal;
         attendance->stopped = false;
         break;
     default:

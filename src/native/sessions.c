@@ -43,6 +43,8 @@ struct session {
     int report;
     bool joined;    /* the child is in the client's process group */
     bool continued; /* by the client, since it last stopped */
+    bool stopped;
+    bool twin_due; /* continued with its process group: the client was as well, and is going to forward that */
     struct outcome outcome;
     size_t polled_stream, polled_report; /* indices; SIZE_MAX: not watched */
 };
@@ -226,6 +228,8 @@ static bool add_part(struct session *session, const char **problem)
     return true;
 }
 
+static void child_continued(struct supervisor *supervisor, struct session *session);
+
 static bool start_child(struct supervisor *supervisor, struct session *session)
 {
     pid_t group = 0;
@@ -247,6 +251,20 @@ static bool start_child(struct supervisor *supervisor, struct session *session)
     return true;
 }
 
+/* Whether the SIGCONT that the client forwards came to the child as well, with their process group. The kernel has noted that
+ * the child was continued before the client could tell us, but we may not have looked since. */
+static bool is_twin(struct supervisor *supervisor, struct session *session)
+{
+    siginfo_t changed = {.si_pid = 0};
+    if (!session->joined || session->child <= 0)
+        return false;
+    if (waitid(P_PID, (id_t)session->child, &changed, WCONTINUED | WNOHANG) == 0 && changed.si_pid == session->child)
+        child_continued(supervisor, session);
+    bool twin = session->twin_due;
+    session->twin_due = false;
+    return twin;
+}
+
 /* False if the session is gone. */
 static bool take_frame(struct supervisor *supervisor, struct session *session)
 {
@@ -263,6 +281,8 @@ static bool take_frame(struct supervisor *supervisor, struct session *session)
                    : refuse(supervisor, session, "protocol error: attributes that cannot be", 0);
     if (!decode_signal(decoder->payload, decoder->length, &signal))
         return refuse(supervisor, session, "protocol error: a signal that does not exist", 0);
+    if (signal == SIGCONT && is_twin(supervisor, session))
+        return true;
     if (signal == SIGCONT)
         session->continued = true;
     if (session->child > 0)
@@ -350,6 +370,10 @@ static bool read_report(struct supervisor *supervisor, struct session *session)
 static void child_stopped(struct supervisor *supervisor, struct session *session, int signal)
 {
     uint8_t frame[FRAME_HEAD + 4];
+    /* Stopped again: what continued it meanwhile is not reported any more. */
+    if (session->stopped && session->joined && !session->continued)
+        session->twin_due = true;
+    session->stopped = true;
     session->continued = false;
     tell_client(supervisor, session, frame, encode_number(frame, sizeof frame, FRAME_STOPPED, (uint32_t)signal));
 }
@@ -360,6 +384,9 @@ static void child_continued(struct supervisor *supervisor, struct session *sessi
     bool by_client = session->continued;
     pid_t client = session->client;
     session->continued = false;
+    session->stopped = false;
+    if (!by_client && session->joined)
+        session->twin_due = true;
     if (!send_now(session, frame, encode_empty(frame, sizeof frame, FRAME_CONTINUED))) {
         drop_client(supervisor, session, errno);
         return;

@@ -184,10 +184,13 @@ void stop_like(int number)
     kill(getpid(), number);
     signals_block(SIGNALS_ALL & ~SIGNAL_BIT(number)); /* the stop happens here */
     signals_block(SIGNALS_ALL);
-    /* In an orphaned process group the terminal's stop signals do nothing: only SIGSTOP does. */
+    /* In an orphaned process group the terminal's stop signals do nothing: only SIGSTOP does. Otherwise there was a SIGCONT,
+     * and it is there still unless the terminal has stopped the group anew (a stop signal takes SIGCONT away). */
     sigset_t pending;
     sigpending(&pending);
-    if (number != SIGSTOP && sigismember(&pending, SIGCONT) != 1)
+    bool continued = sigismember(&pending, SIGCONT) == 1 || sigismember(&pending, SIGTSTP) == 1 ||
+                     sigismember(&pending, SIGTTIN) == 1 || sigismember(&pending, SIGTTOU) == 1;
+    if (number != SIGSTOP && !continued)
         kill(getpid(), SIGSTOP);
     if (had && number != SIGSTOP)
         sigaction(number, &own, NULL);

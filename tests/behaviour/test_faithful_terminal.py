@@ -1,0 +1,206 @@
+"""Job control on a terminal: the same dialogue with stock bash, with every exec run, and with every exec escalated."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pty
+import select
+import socket
+import struct
+import termios
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from codex_shell_tool_mcp.escalation import wire
+from native.calls import Call, supervised
+from support.built import built
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from support.faithful import Mode
+
+PATIENCE = 30.0
+PROMPT = b"ps1> "
+
+PROGRAM = """#!/usr/bin/python3 -IS
+import os, signal, sys
+def got(number, frame):
+    os.write(1, f"got {signal.Signals(number).name}\\n".encode())
+for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH, signal.SIGCONT):
+    signal.signal(number, got)
+print("ready", "in front" if os.getpgrp() == os.tcgetpgrp(0) else "behind", flush=True)
+for line in sys.stdin:
+    print("read", line.strip(), flush=True)
+    if line == "quit\\n":
+        sys.exit(5)
+"""
+
+
+@dataclass(kw_only=True)
+class Terminal:
+    """A terminal with a shell on it: wait for what it shows, type."""
+
+    master: int
+    seen: bytes = b""
+    whole: bytes = b""
+
+    def wait_for(self, *texts: bytes) -> None:
+        """Wait for each text, one after the other."""
+        give_up = time.monotonic() + PATIENCE
+        for text in texts:
+            while text not in self.seen:
+                ready, _, _ = select.select([self.master], [], [], max(0, give_up - time.monotonic()))
+                assert ready, f"waited for {text!r}; the terminal shows {self.whole.decode(errors='replace')}"
+                data = os.read(self.master, 4096)
+                self.seen += data
+                self.whole += data
+            self.seen = self.seen.partition(text)[2]
+
+    def type(self, text: bytes) -> None:
+        """Type."""
+        os.write(self.master, text)
+
+    def command(self, line: bytes) -> None:
+        """Type a command at the prompt, and see it echoed."""
+        self.wait_for(PROMPT)
+        self.type(line + b"\n")
+        self.wait_for(line + b"\r\n")
+
+    def resize(self) -> None:
+        """As if the window got another size."""
+        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 132, 0, 0))
+
+
+def answer_all(call: Call, mode: Mode, stop: int) -> None:
+    """Answer every exec until nobody is left to ask, or ``stop`` is closed elsewhere."""
+    while True:
+        ready, _, _ = select.select([call.rendezvous.fileno(), stop], [], [])
+        if stop in ready or not call.rendezvous.recv(1, socket.MSG_PEEK):
+            return
+        service, request = call.accept()
+        if mode == "escalate":
+            call.escalate(service, request)
+        else:
+            service.send(wire.Run())
+
+
+@contextlib.contextmanager
+def answering(call: Call, mode: Mode) -> Iterator[None]:
+    """Answer execs in a thread."""
+    stop, stopper = os.pipe()
+    thread = threading.Thread(target=answer_all, args=(call, mode, stop))
+    thread.start()
+    try:
+        yield
+    finally:
+        os.close(stopper)
+        thread.join()
+        os.close(stop)
+
+
+@pytest.fixture(params=["stock", "run", "escalate"])
+def terminal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Terminal]:
+    """An interactive shell in a call that has a controlling terminal."""
+    mode: Mode = request.param
+    program = tmp_path / "prog"
+    program.write_text(PROGRAM)
+    program.chmod(0o755)
+    master, slave = pty.openpty()
+    shell = built().bash_stock if mode == "stock" else built().bash
+    env = {"B": str(shell), "EXEC_WRAPPER": str(built().wrapper), "PS1": PROMPT.decode(), "TERM": "dumb", "LC_ALL": "C"}
+    start = 'exec "$B" --norc --noediting -i >/dev/tty 2>&1'
+    try:
+        with (
+            supervised(["/bin/sh", "sh", "-c", start], env=env, cwd=tmp_path, stdin=slave) as call,
+            answering(call, mode),
+        ):
+            shown = Terminal(master=master)
+            yield shown
+            shown.command(b"exit 3")
+            assert call.shell_exit() == wire.Outcome(kind=0, value=3)
+            assert call.end() == 0
+    finally:
+        os.close(master)
+        os.close(slave)
+
+
+def test_keys_reach_the_program_once(terminal: Terminal) -> None:
+    terminal.command(b"./prog")
+    terminal.wait_for(b"ready in front")
+    for key, name in ((b"\x03", b"SIGINT"), (b"\x1c", b"SIGQUIT")):
+        terminal.type(key)
+        terminal.wait_for(b"got " + name)
+    terminal.resize()
+    terminal.wait_for(b"got SIGWINCH")
+    terminal.type(b"text\n")
+    terminal.wait_for(b"read text")
+    terminal.type(b"quit\n")
+    terminal.command(b"echo status $?")
+    terminal.wait_for(b"status 5")
+    for name in (b"SIGINT", b"SIGQUIT", b"SIGWINCH"):
+        assert terminal.whole.count(b"got " + name) == 1
+
+
+def test_stopped_continued_in_front_and_behind(terminal: Terminal) -> None:
+    terminal.command(b"./prog")
+    terminal.wait_for(b"ready in front")
+    for _ in range(2):
+        terminal.type(b"\x1a")
+        terminal.wait_for(b"Stopped")
+        terminal.command(b"fg")
+        terminal.wait_for(b"got SIGCONT")
+        terminal.type(b"text\n")
+        terminal.wait_for(b"read text")
+    terminal.type(b"\x1a")
+    terminal.wait_for(b"Stopped")
+    terminal.command(b"bg")
+    terminal.wait_for(b"got SIGCONT")  # then it reads from the terminal, which stops it
+    terminal.type(b"\n")
+    terminal.command(b"until jobs -l | grep 'tty input'; do sleep 0.02; done")
+    terminal.wait_for(b"(tty input)")
+    terminal.command(b"fg")
+    terminal.wait_for(b"got SIGCONT")
+    terminal.type(b"quit\n")
+    terminal.command(b"echo status $?")
+    terminal.wait_for(b"status 5")
+    assert terminal.whole.count(b"got SIGCONT") == 4
+
+
+def test_output_from_behind_stops_where_that_is_wanted(terminal: Terminal) -> None:
+    terminal.command(b"stty tostop")
+    terminal.command(b"/bin/echo from behind &")
+    terminal.command(b"until jobs -l | grep 'tty output'; do sleep 0.02; done")
+    terminal.wait_for(b"(tty output)")
+    terminal.command(b"fg; stty -tostop; echo status $?")
+    terminal.wait_for(b"from behind", b"status 0")
+
+
+@pytest.mark.parametrize(("key", "status"), [(b"\x03", b"130"), (b"\x1c", b"131")])
+def test_keys_kill(terminal: Terminal, key: bytes, status: bytes) -> None:
+    """One program, and a whole pipeline."""
+    terminal.command(b"ulimit -c 0")
+    for line in (b"/bin/sh -c 'echo up; exec sleep 1000'", b"/bin/sh -c 'echo up; exec sleep 1000' | cat"):
+        terminal.command(line)
+        terminal.wait_for(b"up\r\n")
+        terminal.type(key)
+        terminal.command(b"echo status $?")
+        terminal.wait_for(b"status " + status)
+
+
+def test_programs_have_the_terminal(terminal: Terminal) -> None:
+    terminal.command(b"/bin/sh -c 'echo to the terminal > /dev/tty; stty size; [ -t 0 ] && tty' | cat")
+    terminal.wait_for(b"to the terminal", b"/dev/pts/")
+    terminal.command(b"cat")
+    terminal.type(b"echoed\n")
+    terminal.wait_for(b"echoed\r\nechoed\r\n")
+    terminal.type(b"\x04")
+    terminal.command(b"echo status $?")
+    terminal.wait_for(b"status 0")
