@@ -16,19 +16,26 @@ SHELL = Path("/bin/sh")
 
 
 def executed(
-    folder: Path, content: bytes, *, file: str = "./tool", writable: tuple[Path, ...] | None = None, shell: Path = SHELL
+    folder: Path,
+    content: bytes,
+    *,
+    file: str = "./tool",
+    writable: tuple[Path, ...] | None = None,
+    shell: Path = SHELL,
+    held_cwd: bool = True,
 ) -> tuple[Execution, bytes, int]:
     """How ``folder/tool`` is executed when called ``file``, what its descriptor holds, how many are open then."""
     (folder / "tool").write_bytes(content)
     (folder / "tool").chmod(0o755)
     program = os.open(folder / "tool", os.O_PATH)
+    cwd = os.open(folder, os.O_PATH)
     try:
         name = identity.absolute(file, str(folder))
         roots = None if writable is None else identity.Roots.of(writable)
         trusted = roots is None or identity.name_is_trusted(name, str(folder / "tool"), roots)
         request = wire.Request(
             file=os.fsencode(file), cwd=os.fsencode(folder), argv=(b"zero", b"one"), env=(b"A=1", b"LD_PRELOAD=x"),
-            umask=0, program=program,
+            umask=0, program=program, cwd_descriptor=cwd if held_cwd else None,
         )  # fmt: skip
         asked = ExecRequest(
             file=file, program=name, resolved=str(folder / "tool"), argv=("zero", "one"), cwd=str(folder),
@@ -41,6 +48,7 @@ def executed(
         return what, held, len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     finally:
         os.close(program)
+        os.close(cwd)
 
 
 def test_an_image_is_executed_by_the_callers_name(tmp_path: Path) -> None:
@@ -114,23 +122,33 @@ def test_only_a_name_that_was_looked_at_is_used(
 def test_a_name_that_starts_from_a_folder_the_sandbox_can_move_is_not_used(tmp_path: Path) -> None:
     inner = tmp_path / "w" / "inner"
     inner.mkdir(parents=True)
-    program = os.open("/bin/sh", os.O_PATH)
+    program, cwd = os.open("/bin/sh", os.O_PATH), os.open(inner, os.O_PATH)
     real = os.path.realpath("/bin/sh")
     up = "../" * len(inner.parts)
     try:
-        request = wire.Request(file=up.encode(), cwd=bytes(inner), argv=(), env=(), umask=0, program=program)
+        request = wire.Request(
+            file=up.encode(), cwd=bytes(inner), argv=(), env=(), umask=0, program=program, cwd_descriptor=cwd
+        )
         asked = ExecRequest(file=f"{up}{real[1:]}", program=real, resolved=real, argv=(), cwd=str(inner))
         with execution(request, asked, SHELL, identity.Roots.of((tmp_path / "w",))) as what:
             assert what.path == os.fsencode(real)
     finally:
         os.close(program)
+        os.close(cwd)
+
+
+def test_a_directory_that_is_only_named_starts_no_name(tmp_path: Path) -> None:
+    what, _, _ = executed(tmp_path, b"\x7fELF", held_cwd=False)
+    assert what.path == bytes(tmp_path / "tool")
 
 
 def test_nothing_stays_open(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     for content in (b"#!/bin/sh\n", b"echo a\n"):
         for writable in (None, (tmp_path,)):
-            assert executed(tmp_path, content, writable=writable)[2] == before + 1  # the program is open meanwhile
+            assert (
+                executed(tmp_path, content, writable=writable)[2] == before + 2
+            )  # program and directory are open meanwhile
 
 
 def test_a_file_that_could_not_be_opened_is_refused() -> None:
