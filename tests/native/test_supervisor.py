@@ -321,7 +321,12 @@ LIMITED = """
 import os, resource, sys
 if os.getuid() == 0:
     os.setresuid(65534, 65534, 65534)  # there is no limit for root
-running = sum(os.stat("/proc/" + one).st_uid == os.getuid() for one in os.listdir("/proc") if one.isdigit())
+def is_ours(one):
+    try:
+        return one.isdigit() and os.stat("/proc/" + one).st_uid == os.getuid()
+    except OSError:
+        return False
+running = sum(map(is_ours, os.listdir("/proc")))
 resource.setrlimit(resource.RLIMIT_NPROC, (running + 100, running + 100))
 print("forking", flush=True)
 exec(sys.argv[1])
