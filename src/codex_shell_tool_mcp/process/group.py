@@ -48,6 +48,14 @@ def _is_limited(folder: Path) -> bool:
     return False
 
 
+def _remove_stale(folder: Path) -> None:
+    """Remove empty groups of servers that were killed together with their supervisors."""
+    for old in folder.glob(f"{_PREFIX}*-*"):
+        if not Path("/proc", old.name.split("-")[2]).exists():
+            with suppress(OSError):
+                old.rmdir()
+
+
 @cache
 def place() -> Path | None:
     """The group of this process, if groups can be made in it and it has no limits of its own."""
@@ -62,7 +70,10 @@ def place() -> Path | None:
     found = mounted / path.lstrip("/")
     usable = os.access(found / "cgroup.procs", os.W_OK) and os.access(found, os.W_OK) and not _is_limited(found)
     _LOG.info("control groups for calls: %s", f"in {found}" if usable else "none")
-    return found if usable else None
+    if not usable:
+        return None
+    _remove_stale(found)
+    return found
 
 
 def new_group() -> Path | None:

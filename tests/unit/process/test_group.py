@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,12 @@ def test_a_group_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     group.remove_group(tmp_path / "empty")
     assert not (tmp_path / "empty").exists()
+
+
+def test_groups_of_the_dead_are_removed(tmp_path: Path) -> None:
+    kept = [tmp_path / f"codex-shell-{os.getpid()}-1", tmp_path / "codex-shell-0-2" / "busy", tmp_path / "other-0-1"]
+    for folder in (*kept, tmp_path / "codex-shell-0-1"):
+        folder.mkdir(parents=True)
+    group._remove_stale(tmp_path)
+    assert all(folder.is_dir() for folder in kept)
+    assert not (tmp_path / "codex-shell-0-1").exists()
