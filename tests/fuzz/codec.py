@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from codex_shell_tool_mcp.errors import RemoteProtocolError
 from codex_shell_tool_mcp.escalation import wire
-from fuzz.inputs import RIGHT, Input
+from fuzz.inputs import CONTROL_STATES, EXEC_STATES, RIGHT, Input
 from native.decoding import shown
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from codex_shell_tool_mcp.escalation.wire import Party
 
 _READERS = {"client": 0, "service": 1, "server": 2, "supervisor": 3}
-_EXEC = ("start", "asked", "running", "handing over", "handed over", "attached", "done")
-_CONTROL = ("start", "running", "shell ended", "failed", "ending", "done")
 
 UNFINISHED = "error: the end in the middle of a frame"
 
@@ -52,8 +50,8 @@ class CCodec:
     def lines(self, data: bytes, chunk: int, place: tuple[Party, str]) -> list[str]:
         """Its description of ``data``."""
         party, state = place
-        states = _EXEC if party.value in {"client", "service"} else _CONTROL
-        offset = 0 if states is _EXEC else len(_EXEC)
+        states = EXEC_STATES if party.value in {"client", "service"} else CONTROL_STATES
+        offset = 0 if states is EXEC_STATES else len(EXEC_STATES)
         self._library.describe(data, len(data), chunk, _Place(_READERS[party.value], offset + states.index(state)))
         size = ctypes.c_size_t()
         start = self._library.description(ctypes.byref(size))

@@ -10,22 +10,24 @@
 
 #include "describe_frames.h"
 
-#define PLACES 27
+#define EXEC_STATES (STATE_DONE - STATE_START + 1)
+#define CONTROL_STATES (CONTROL_DONE - CONTROL_START + 1)
+#define PLACES (2 * EXEC_STATES + 2 * CONTROL_STATES + 1)
 #define FRAMED 0x80u
 
 static const uint8_t separator[] = {0xF7, 'N', 'X', 'T'};
 
 static struct place place_of(uint8_t number)
 {
-    static const struct place control[] = {{READER_SERVER, CONTROL_START}, {READER_SUPERVISOR, CONTROL_START}};
-    uint8_t index = number % PLACES;
-    if (index == PLACES - 1)
-        return (struct place){READER_ANYONE, STATE_START};
-    if (index < 14)
-        return (struct place){index < 7 ? READER_CLIENT : READER_SERVICE, (enum session_state)(index % 7)};
-    struct place place = control[(index - 14) / 6];
-    place.state = (enum session_state)(CONTROL_START + (index - 14) % 6);
-    return place;
+    int index = number % PLACES;
+    if (index < 2 * EXEC_STATES)
+        return (struct place){index < EXEC_STATES ? READER_CLIENT : READER_SERVICE,
+                              (enum session_state)(STATE_START + index % EXEC_STATES)};
+    index -= 2 * EXEC_STATES;
+    if (index < 2 * CONTROL_STATES)
+        return (struct place){index < CONTROL_STATES ? READER_SERVER : READER_SUPERVISOR,
+                              (enum session_state)(CONTROL_START + index % CONTROL_STATES)};
+    return (struct place){READER_ANYONE, STATE_START};
 }
 
 /* Puts the right length before each piece; `to` has room for 4 bytes more a piece, of which there are at most size/4 + 1. */

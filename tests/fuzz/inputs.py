@@ -24,12 +24,12 @@ FRAMED = 0x80
 RIGHT = 0xFF
 """As many descriptors as belong to the frame."""
 
-_EXEC = ("start", "asked", "running", "handing over", "handed over", "attached", "done")
-_CONTROL = ("start", "running", "shell ended", "failed", "ending", "done")
+EXEC_STATES, CONTROL_STATES = tuple(wire.EXEC_SESSION), tuple(wire.CONTROL_CHANNEL)
+"""In the order of ``enum session_state``: a test sees to that."""
 
 PLACES: tuple[tuple[Party, str] | None, ...] = (
-    *((party, state) for party in (Party.CLIENT, Party.SERVICE) for state in _EXEC),
-    *((party, state) for party in (Party.SERVER, Party.SUPERVISOR) for state in _CONTROL),
+    *((party, state) for party in (Party.CLIENT, Party.SERVICE) for state in EXEC_STATES),
+    *((party, state) for party in (Party.SERVER, Party.SUPERVISOR) for state in CONTROL_STATES),
     None,  # the C decoder without a state table
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,9 @@ from hypothesis import strategies as st
 
 from fuzz import building, codec
 from fuzz.inputs import FRAMED, PLACES, RIGHT, SEPARATOR, Input, seeds
+
+if TYPE_CHECKING:
+    from codex_shell_tool_mcp.escalation.wire import Party
 
 SEEDS = seeds()
 
@@ -37,6 +41,11 @@ def judge(c_codec: codec.CCodec, data: bytes) -> list[str]:
 def test_first_inputs_are_whole_sessions(c_codec: codec.CCodec, name: str) -> None:
     """What fuzzing begins with is accepted to its end, or it would begin with nothing."""
     assert judge(c_codec, SEEDS[name])[-1].startswith("state ")
+
+
+@pytest.mark.parametrize("place", [place for place in PLACES if place is not None], ids=str)
+def test_states_are_in_the_same_order(c_codec: codec.CCodec, place: tuple[Party, str]) -> None:
+    assert c_codec.lines(b"", 1, place) == [f"state {place[1].replace(' ', '-')}"]
 
 
 def test_a_difference_is_one() -> None:
