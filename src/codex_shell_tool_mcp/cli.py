@@ -5,8 +5,6 @@ Only light modules are imported here; each command brings its own, for a server 
 
 from __future__ import annotations
 
-import argparse
-import logging
 import os
 import sys
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from codex_shell_tool_mcp.escalation.params import DEFAULT_MAX_OUTPUT_BYTES
 from codex_shell_tool_mcp.version import VERSION
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Mapping, Sequence
 
 PROGRAM = "codex-exec-mcp-server"
@@ -38,14 +37,15 @@ DEFAULT_APPROVAL_TIMEOUT = 600.0
 """Seconds; see ``server/approvals.py``, which is too heavy to import here. A test holds the two equal."""
 
 _LOG_VARIABLES = ("CODEX_LOG", "RUST_LOG")
+# Numbers of the module logging, which `execpolicy check` has no time to import.
 _LEVELS = {
-    "trace": logging.DEBUG,
-    "debug": logging.DEBUG,
-    "info": logging.INFO,
-    "warn": logging.WARNING,
-    "warning": logging.WARNING,
-    "error": logging.ERROR,
-    "off": logging.CRITICAL + 1,
+    "trace": 10,
+    "debug": 10,
+    "info": 20,
+    "warn": 30,
+    "warning": 30,
+    "error": 40,
+    "off": 51,
 }
 
 
@@ -98,6 +98,8 @@ _output_bytes.__name__ = f"number of bytes from 1 to {MAX_OUTPUT_BYTES}"
 
 def parser() -> argparse.ArgumentParser:
     """The server's own options; sub-commands parse theirs."""
+    import argparse  # noqa: PLC0415 - see the module's docstring
+
     made = argparse.ArgumentParser(
         prog=PROGRAM,
         allow_abbrev=False,
@@ -176,7 +178,7 @@ def log_level(environ: Mapping[str, str]) -> int:
     """The level ``CODEX_LOG`` or ``RUST_LOG`` asks for: the first directive that names no module; else warnings."""
     value = next((environ[name] for name in _LOG_VARIABLES if environ.get(name)), "")
     words = [word.strip().lower() for word in value.split(",")]
-    return next((_LEVELS[word] for word in words if word in _LEVELS), logging.WARNING)
+    return next((_LEVELS[word] for word in words if word in _LEVELS), _LEVELS["warning"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -222,6 +224,8 @@ def _serve(options: Options) -> int:
     frozen = frozen_environment.is_frozen()
     environment = frozen_environment.clean(frozen_environment.started_with(), frozen)
     frozen_environment.scrub(frozen)
+    import logging  # noqa: PLC0415 - see the module's docstring
+
     logging.basicConfig(
         stream=sys.stderr, level=log_level(os.environ), format=f"{PROGRAM}: %(levelname)s: %(name)s: %(message)s"
     )

@@ -6,8 +6,8 @@ process of their own (:mod:`.isolation`); nothing else may call this module with
 
 How the builtins see their arguments. The binding hands values to Python through a serialiser that forgets what was a
 tuple and fails on a function, and it does not say where a call stands. So the builtins are written in Starlark: they
-describe each argument (strings and lists as they are, anything else by its type), find the calling line in the
-interpreter's stack, and keep both until the file is through; then all calls are passed on as one JSON text. Should
+describe each argument (strings and lists as they are, anything else by its type), take the interpreter's stack, which
+holds the calling line, and keep both until the file is through; then all calls are passed on as one JSON text. Should
 the interpreter stop before that, the file is evaluated again with builtins that pass each call on at once, for an
 earlier call may have been bad. Only when a call turns out bad is its column wanted: then the file is evaluated
 once more with builtins that fail at that very call, and the interpreter names the place.
@@ -52,11 +52,14 @@ def make_builtins(emit, call_stack, encode, at_once):
     absent = lambda: None
     kept = []
 
-    def line():
+    # What is short is taken apart by Python, which is ten times as fast at that; what is long (it holds source lines,
+    # which may be the whole file) must not be kept for each call.
+    def place():
         stack = call_stack()
+        if len(stack) < 1000:
+            return stack
         stack = stack[:stack.find("\\n  * builtins:")]
-        where = stack.rfind("\\n  * rules:")
-        return stack[where + 11:].split(",", 1)[0] if where >= 0 else ""
+        return stack[max(stack.rfind("\\n  * rules:"), 0):][:100]
 
     def report(call):
         if at_once:
@@ -76,15 +79,15 @@ def make_builtins(emit, call_stack, encode, at_once):
         return None if value == absent else described(value, 3)
 
     def prefix_rule(pattern, decision = absent, match = absent, not_match = absent, justification = absent):
-        report(["prefix_rule", line(), [
+        report(["prefix_rule", place(), [
             described(pattern, 3), argument(decision), argument(match), argument(not_match), argument(justification),
         ]])
 
     def host_executable(name, paths):
-        report(["host_executable", line(), [argument(name), argument(paths)]])
+        report(["host_executable", place(), [argument(name), argument(paths)]])
 
     def network_rule(host, protocol, decision, justification = absent):
-        report(["network_rule", line(), [
+        report(["network_rule", place(), [
             argument(host), argument(protocol), argument(decision), argument(justification),
         ]])
 
@@ -93,6 +96,10 @@ def make_builtins(emit, call_stack, encode, at_once):
 def make_SECRET(at_once):
     return make_builtins(emit, call_stack, json.encode, at_once)
 """
+
+_CALLED_FROM = f"\n  * {_FILE}:"
+_CALLED_IN = f"\n  * {_PRELUDE_FILE}:"
+"""How places begin in the interpreter's stack, the outermost first."""
 
 _BUILTINS = ("prefix_rule", "host_executable", "network_rule")
 _SET_UP = f"""
@@ -210,8 +217,11 @@ class _Calls:
 
     def receive(self, report: str) -> None:
         """Some calls as JSON: of each its builtin, its line and its arguments. Stops at the first bad one."""
-        for builtin, line, arguments in _REPORT.decode(report):
-            source = f"{self._identifier}:{line}" if line else self._identifier
+        for builtin, stack, arguments in _REPORT.decode(report):
+            # The last place in the file before the builtins' own.
+            at = stack.rfind(_CALLED_FROM, 0, (stack.find(_CALLED_IN) + 1 or len(stack) + 1) - 1)
+            line = stack[at + len(_CALLED_FROM) :].partition(",")[0]
+            source = f"{self._identifier}:{line}" if at >= 0 else self._identifier
             try:
                 self.checked.append(self._check(builtin, source, arguments))
             except RuleError as exc:

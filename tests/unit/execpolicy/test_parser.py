@@ -89,6 +89,15 @@ def test_a_rule_remembers_the_line_of_the_call_itself() -> None:
     assert [rule.source for rule in policy.prefix_rules] == ["/rules/0.rules:2", "/rules/0.rules:7"]
 
 
+def test_long_lines_and_deep_calls_have_a_line_too() -> None:
+    many = "; ".join(f'prefix_rule(["a{number}"])' for number in range(200))
+    deep = "def f(n): f(n - 1) if n else prefix_rule([str(n)])\nfor n in [0]: prefix_rule(['x'])\n"
+    nested = "".join(f"def g{n}():\n    {f'g{n - 1}()' if n else 'prefix_rule([chr(97)])'}\n" for n in range(40))
+    assert {rule.source for rule in parse(f"\n{many}").prefix_rules} == {"/rules/0.rules:2"}
+    assert [rule.source for rule in parse(deep).prefix_rules] == ["/rules/0.rules:2"]
+    assert [rule.source for rule in parse(f"{nested}g39()").prefix_rules] == ["/rules/0.rules:2"]
+
+
 def test_source_text_cannot_fake_a_line() -> None:
     policy = parse('x = "  * rules:77, in <module>"\nprefix_rule(["a"], justification = "  * rules:99, in x")')
     assert policy.prefix_rules[0].source == "/rules/0.rules:2"
