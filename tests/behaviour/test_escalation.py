@@ -389,3 +389,10 @@ def survivors(argument: str) -> list[str]:
         if not found or time.monotonic() > give_up:
             return found
         time.sleep(0.02)
+
+
+def test_the_shell_knows_its_own_path(tmp_path: Path) -> None:
+    """What a script starts as ``$BASH`` is intercepted as well: it is the patched shell, not the machine's."""
+    table = Table(actions={"true": Deny(reason="seen")})
+    result = call('echo "$BASH"; "$BASH" -c /bin/true', table, tmp_path)
+    assert result.output.splitlines() == [str(built().bash), "Execution denied: seen"]

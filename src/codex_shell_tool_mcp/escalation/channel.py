@@ -272,7 +272,7 @@ class Channel:
         except BlockingIOError:
             return False
         except OSError as error:
-            if error.errno in _IN_FLIGHT:
+            if error.errno in IN_FLIGHT:
                 return False
             raise
         if sent != len(data):

@@ -106,9 +106,9 @@ async def _see_out(
 def _prepare(
     params: ExecParams, state: SandboxState, shell: ShellProgram, wrapper: Path, supervisor: Path
 ) -> tuple[confinement.Confinement, Shell]:
-    command = [
-        os.fsencode(shell.path), b"bash", b"-lc" if params.login else b"-c", os.fsencode(params.command),
-    ]  # fmt: skip
+    path = os.fsencode(shell.path)
+    # Its path is its argv[0], of which bash makes $BASH: by a bare name that would be the machine's own, unpatched one.
+    command = [path, path, b"-lc" if params.login else b"-c", os.fsencode(params.command)]
     confined = confinement.apply(state, command, params.env)
     environment = {**params.env, **confined.markers, b"EXEC_WRAPPER": os.fsencode(wrapper)}
     return confined, Shell(
