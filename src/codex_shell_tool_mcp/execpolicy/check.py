@@ -78,8 +78,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _json(options: CheckOptions) -> str:
-    # Of the others nothing is wanted but that they hold: most of 10,000 rules need not be handed over.
-    policy = _policy(options, (options.command[0], basename(options.command[0])))
+    # Of the others nothing is wanted but that they hold: most of 10,000 rules need not be handed over. And the JSON has
+    # no lines.
+    policy = _policy(options, (options.command[0], basename(options.command[0])), places=False)
     matches = policy.matches(options.command, resolve_host_executables=options.resolve_host_executables)
     indent = 2 if options.pretty else None
     separators = None if options.pretty else (",", ":")
@@ -90,7 +91,7 @@ def _explained(options: CheckOptions) -> str:
     from codex_shell_tool_mcp.execpolicy import explain  # noqa: PLC0415 - reads a table that the JSON needs not
 
     located = explain.locate(options.command[0])
-    policy = _policy(options, explain.programs(options.command, located))
+    policy = _policy(options, explain.programs(options.command, located), places=True)
     return explain.explain(
         policy, options.command, resolve_host_executables=options.resolve_host_executables, located=located
     )
@@ -143,13 +144,13 @@ def _match(match: RuleMatch) -> dict[str, Any]:
     return {"prefixRuleMatch": raw}
 
 
-def _policy(options: CheckOptions, programs: Sequence[str]) -> Policy:
+def _policy(options: CheckOptions, programs: Sequence[str], *, places: bool) -> Policy:
     try:
         files = [read_rules(Path(path), follow_links=True) for path in options.rules]
     except PolicyError as exc:
         raise PolicyError(f"failed to read policy at {exc}") from exc
     try:
-        return combined(evaluate_files(files, programs=programs))
+        return combined(evaluate_files(files, programs=programs, places=places))
     except PolicyError as exc:
         raise PolicyError(f"failed to parse policy at {exc}") from exc
 

@@ -84,11 +84,13 @@ class Question:
         files: In this order.
         limits: For all of them together.
         programs: Whose prefix rules are wanted; ``None`` = all. Every file is checked whole regardless.
+        places: Whether the rules are to know the line they were made in.
     """
 
     files: tuple[RulesText, ...]
     limits: Limits
     programs: tuple[str, ...] | None = None
+    places: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +107,11 @@ def evaluate(files: Sequence[RulesText], limits: Limits | None = None) -> Policy
 
 
 def evaluate_files(
-    files: Sequence[RulesText], limits: Limits | None = None, *, programs: Sequence[str] | None = None
+    files: Sequence[RulesText],
+    limits: Limits | None = None,
+    *,
+    programs: Sequence[str] | None = None,
+    places: bool = True,
 ) -> tuple[FileRules, ...]:
     """What each file says. No files need no child.
 
@@ -113,6 +119,7 @@ def evaluate_files(
         files: In the order in which they are to be read.
         limits: What all of them may use together.
         programs: Whose prefix rules are wanted; ``None`` = all.
+        places: Whether the rules are to know the line they were made in, which takes time.
 
     Raises:
         PolicyError: A file does not hold, or the interpreter did not survive it; the text begins with its identifier.
@@ -120,7 +127,8 @@ def evaluate_files(
     if not files:
         return ()
     limits = limits or Limits()
-    question = Question(files=tuple(files), limits=limits, programs=None if programs is None else tuple(programs))
+    wanted = None if programs is None else tuple(programs)
+    question = Question(files=tuple(files), limits=limits, programs=wanted, places=places)
     try:
         outcome = _run_forked(question) if _may_fork() else _run_started(question)
     except OSError as exc:

@@ -48,13 +48,15 @@ _PRELUDE_FILE = "builtins"
 # Nested deeper than examples can be, a list is only described by its type; this also ends lists that hold themselves.
 # Reports are kept and handed over in one piece at the end: each step into Python costs more than ten calls here.
 _PRELUDE = """
-def make_builtins(emit, call_stack, encode, at_once):
+def make_builtins(emit, call_stack, encode, at_once, places):
     absent = lambda: None
     kept = []
 
     # What is short is taken apart by Python, which is ten times as fast at that; what is long (it holds source lines,
     # which may be the whole file) must not be kept for each call.
     def place():
+        if not places:
+            return ""
         stack = call_stack()
         if len(stack) < 1000:
             return stack
@@ -93,8 +95,8 @@ def make_builtins(emit, call_stack, encode, at_once):
 
     return prefix_rule, host_executable, network_rule, lambda: emit(encode(kept))
 
-def make_SECRET(at_once):
-    return make_builtins(emit, call_stack, json.encode, at_once)
+def make_SECRET(at_once, places):
+    return make_builtins(emit, call_stack, json.encode, at_once, places)
 """
 
 _CALLED_FROM = f"\n  * {_FILE}:"
@@ -104,7 +106,7 @@ _CALLED_IN = f"\n  * {_PRELUDE_FILE}:"
 _BUILTINS = ("prefix_rule", "host_executable", "network_rule")
 _SET_UP = f"""
 load("{_PRELUDE_FILE}", "make_SECRET")
-{", ".join(_BUILTINS)}, finish_SECRET = make_SECRET(AT_ONCE)
+{", ".join(_BUILTINS)}, finish_SECRET = make_SECRET(AT_ONCE, PLACES)
 """
 
 _REPORT = json.JSONDecoder(object_hook=lambda described: Other(described["type"]))
@@ -138,7 +140,9 @@ class PolicyParser:
     Only the policy is carried from file to file; a file's own variables and functions end with it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, places: bool = True) -> None:
+        """Nothing is read yet; ``places``: whether rules are to know the line of their call, which takes time."""
+        self._places = places
         self._files: list[FileRules] = []
         self._host_executables: dict[str, tuple[str, ...]] = {}
 
@@ -154,7 +158,7 @@ class PolicyParser:
             PolicyError: ``identifier:line:column: what is wrong (what to write instead)``. Nothing of it is added.
         """
         known = dict(self._host_executables)
-        calls = _receive(identifier, text, known)
+        calls = _receive(identifier, text, known, places=self._places)
         for number, checked in enumerate(calls.checked):
             if isinstance(checked, CheckedRule) and (checked.match or checked.not_match):
                 try:
@@ -183,15 +187,15 @@ class PolicyParser:
         return combined(self._files)
 
 
-def _receive(identifier: str, text: str, known: dict[str, tuple[str, ...]]) -> _Calls:
+def _receive(identifier: str, text: str, known: dict[str, tuple[str, ...]], *, places: bool) -> _Calls:
     """All calls of a file, checked; its ``host_executable`` entries are added to ``known``."""
     calls = _Calls(identifier)
     try:
-        _evaluate(text, calls.receive, at_once=False)
+        _evaluate(text, calls.receive, at_once=False, places=places)
     except starlark.StarlarkError:
         calls = _Calls(identifier)
         try:
-            _evaluate(text, calls.receive, at_once=True)
+            _evaluate(text, calls.receive, at_once=True, places=places)
         except starlark.StarlarkError as exc:
             if calls.error is None:
                 raise _interpreter_error(identifier, str(exc)) from None
@@ -257,7 +261,7 @@ def _dialect(*, load: bool = False) -> starlark.Dialect:
     return dialect
 
 
-def _evaluate(text: str, emit: Callable[[str], None], *, at_once: bool) -> None:
+def _evaluate(text: str, emit: Callable[[str], None], *, at_once: bool, places: bool) -> None:
     """Run one file with the builtins, in a module of its own; ``emit`` gets each call at once, or all at the end."""
     # A name that one program loads into a module is there for the next one too. What the file has no business with gets
     # a name it cannot guess; and it still may not load anything itself.
@@ -273,7 +277,7 @@ def _evaluate(text: str, emit: Callable[[str], None], *, at_once: bool) -> None:
     frozen = prelude.freeze()
     module = starlark.Module()
     standard = starlark.Globals.standard()
-    set_up = _SET_UP.replace("SECRET", secret).replace("AT_ONCE", str(at_once))
+    set_up = _SET_UP.replace("SECRET", secret).replace("AT_ONCE", str(at_once)).replace("PLACES", str(places))
     starlark.eval(
         module,
         starlark.parse(_PRELUDE_FILE, set_up, _dialect(load=True)),

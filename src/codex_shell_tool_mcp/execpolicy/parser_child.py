@@ -30,7 +30,9 @@ def main() -> None:
     """Answer the question on standard input to standard output."""
     raw = json.load(sys.stdin.buffer)
     files = tuple(RulesText(**file) for file in raw["files"])
-    question = Question(files=files, limits=Limits(**raw["limits"]), programs=raw.get("programs"))
+    question = Question(
+        files=files, limits=Limits(**raw["limits"]), programs=raw.get("programs"), places=raw.get("places", True)
+    )
     answer(question, sys.stdout.fileno())
 
 
@@ -40,7 +42,7 @@ def answer(question: Question, target: int) -> None:
     os.environ["RUST_BACKTRACE"] = "0"
     _apply(question.limits)
     gc.disable()  # the process is over before a collection could pay; 10,000 rules are a fifth faster without
-    parser = PolicyParser()
+    parser = PolicyParser(places=question.places)
     try:
         for file in question.files:
             _write(target, b"file\n")
