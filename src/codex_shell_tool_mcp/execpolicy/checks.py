@@ -100,6 +100,9 @@ class CheckedRule:
     not_match: tuple[tuple[str, ...], ...]
 
 
+_UNWANTED = CheckedRule(rules=(), match=(), not_match=())
+
+
 def prefix_rule(
     *,
     pattern: Argument,
@@ -108,8 +111,11 @@ def prefix_rule(
     not_match: Argument,
     justification: Argument,
     source: str,
+    programs: frozenset[str] | None = None,
 ) -> CheckedRule:
     """Check a ``prefix_rule`` call; ``source`` is its ``file:line``.
+
+    Of programs that are not among ``programs``, if given, the rules are not made where no example needs them.
 
     Raises:
         RuleError: The call does not hold.
@@ -122,6 +128,9 @@ def prefix_rule(
     checked_decision = Decision.ALLOW if word is None else _decision(word)
     _check_justification(text)
     first, *rest = _pattern(raw_pattern)
+    unwanted = programs is not None and programs.isdisjoint((first,) if isinstance(first, str) else first)
+    if unwanted and not (raw_match or raw_not_match):
+        return _UNWANTED
     return CheckedRule(
         rules=tuple(
             PrefixRule(

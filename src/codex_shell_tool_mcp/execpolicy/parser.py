@@ -38,7 +38,7 @@ from codex_shell_tool_mcp.execpolicy.layers import FileRules, combined
 from codex_shell_tool_mcp.execpolicy.rules import NetworkRule, Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
 _FILE = "rules"
 """What the interpreter calls every rules file; the real name may hold characters that would garble its messages."""
@@ -140,9 +140,15 @@ class PolicyParser:
     Only the policy is carried from file to file; a file's own variables and functions end with it.
     """
 
-    def __init__(self, *, places: bool = True) -> None:
-        """Nothing is read yet; ``places``: whether rules are to know the line of their call, which takes time."""
+    def __init__(self, *, places: bool = True, programs: Collection[str] | None = None) -> None:
+        """Nothing is read yet.
+
+        Args:
+            places: Whether rules are to know the line of their call, which takes time.
+            programs: Whose prefix rules are wanted; ``None`` = all. All are checked regardless.
+        """
         self._places = places
+        self._programs = None if programs is None else frozenset(programs)
         self._files: list[FileRules] = []
         self._host_executables: dict[str, tuple[str, ...]] = {}
 
@@ -158,7 +164,8 @@ class PolicyParser:
             PolicyError: ``identifier:line:column: what is wrong (what to write instead)``. Nothing of it is added.
         """
         known = dict(self._host_executables)
-        calls = _receive(identifier, text, known, places=self._places)
+        calls = _receive(identifier, text, lambda: _Calls(identifier, self._programs), places=self._places)
+        known.update(calls.hosts)
         for number, checked in enumerate(calls.checked):
             if isinstance(checked, CheckedRule) and (checked.match or checked.not_match):
                 try:
@@ -187,13 +194,13 @@ class PolicyParser:
         return combined(self._files)
 
 
-def _receive(identifier: str, text: str, known: dict[str, tuple[str, ...]], *, places: bool) -> _Calls:
-    """All calls of a file, checked; its ``host_executable`` entries are added to ``known``."""
-    calls = _Calls(identifier)
+def _receive(identifier: str, text: str, begin: Callable[[], _Calls], *, places: bool) -> _Calls:
+    """All calls of a file, checked."""
+    calls = begin()
     try:
         _evaluate(text, calls.receive, at_once=False, places=places)
     except starlark.StarlarkError:
-        calls = _Calls(identifier)
+        calls = begin()
         try:
             _evaluate(text, calls.receive, at_once=True, places=places)
         except starlark.StarlarkError as exc:
@@ -201,7 +208,6 @@ def _receive(identifier: str, text: str, known: dict[str, tuple[str, ...]], *, p
                 raise _interpreter_error(identifier, str(exc)) from None
     if calls.error is not None:
         _fail(identifier, text, len(calls.checked), calls.error)
-    known.update(calls.hosts)
     return calls
 
 
@@ -213,8 +219,9 @@ def _fail(identifier: str, text: str, number: int, error: RuleError) -> NoReturn
 class _Calls:
     """Takes the calls of one file as the builtins report them and checks each, as the language wants."""
 
-    def __init__(self, identifier: str) -> None:
+    def __init__(self, identifier: str, programs: frozenset[str] | None) -> None:
         self._identifier = identifier
+        self._programs = programs
         self.hosts: dict[str, tuple[str, ...]] = {}
         self.checked: list[CheckedRule | NetworkRule | None] = []
         self.error: RuleError | None = None
@@ -242,6 +249,7 @@ class _Calls:
                 not_match=not_match,
                 justification=justification,
                 source=source,
+                programs=self._programs,
             )
         if builtin == "network_rule":
             host, protocol, decision, justification = arguments

@@ -42,7 +42,7 @@ def answer(question: Question, target: int) -> None:
     os.environ["RUST_BACKTRACE"] = "0"
     _apply(question.limits)
     gc.disable()  # the process is over before a collection could pay; 10,000 rules are a fifth faster without
-    parser = PolicyParser(places=question.places)
+    parser = PolicyParser(places=question.places, programs=question.programs)
     try:
         for file in question.files:
             _write(target, b"file\n")
