@@ -186,12 +186,12 @@ class EscalateServer:
             one.action = self._decide_at_once(one.asked)
             if one.action is None:
                 return False
+            if isinstance(one.action, Run):
+                send_at_once(one.stream, _RUN)  # before anything else: the script waits for it
             self._record(one.asked, one.action)
             if isinstance(one.action, Escalate):
                 return self._escalate_at_once(one, request)
-            if not isinstance(one.action, Run):
-                return False
-            send_at_once(one.stream, _RUN)
+            return isinstance(one.action, Run)
         except ShellToolError as error:
             if isinstance(error, ProtocolError):
                 _drop(error)
