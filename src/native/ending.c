@@ -26,6 +26,11 @@ static uint8_t descendant[PIDS_MAX / 8];
 static uint8_t known[PIDS_MAX / 8];
 static uint8_t counted[PIDS_MAX / 8];
 
+/* The descendants of the last look and of this one. */
+static pid_t found[2][PIDS_MAX];
+static size_t found_count[2];
+static unsigned current;
+
 /* How many had to be ended. */
 static uint32_t ended;
 
@@ -81,6 +86,8 @@ static void visit(const struct process *process, void *context)
     set_to(descendant, pid, ours);
     if (!ours)
         return;
+    if (found_count[current] < PIDS_MAX)
+        found[current][found_count[current]++] = pid;
     if (pass->signal == SIGSTOP && process->group != pass->group)
         stop_group(pass, process->group);
     /* One that has ended may have threads that have not. */
@@ -96,11 +103,24 @@ static void visit(const struct process *process, void *context)
         count(pid);
 }
 
-/* A child with a lower number than its parent's is only recognised by the next pass. */
+static void forget(unsigned which)
+{
+    for (size_t i = 0; i < found_count[which]; i++)
+        set_to(descendant, found[which][i], false);
+    found_count[which] = 0;
+}
+
+/* A child with a lower number than its parent's is only recognised by the next pass. What has ended since the last one is
+ * forgotten: its number may be anybody's by now, and so may be whose parent has it. */
 static struct pass look(int signal)
 {
     struct pass pass = {.self = getpid(), .own_group = getpgrp(), .signal = signal};
+    unsigned last = current;
+    current = 1 - current;
     processes_visit(visit, &pass);
+    forget(last);
+    for (size_t i = 0; i < found_count[current]; i++)
+        set_to(descendant, found[current][i], true);
     return pass;
 }
 
@@ -109,6 +129,7 @@ uint32_t processes_left(struct supervisor *supervisor)
     bool children = reap_children(supervisor);
     if (!children && PROCESSES_ADOPTED)
         return 0;
+    forget(current); /* the last look was long ago */
     look(0);
     size_t alive = look(0).alive;
     /* A child forks and ends during a look: neither may be seen. */
@@ -119,6 +140,7 @@ uint32_t end_everything(struct supervisor *supervisor)
 {
     int64_t begun = now_ms(), progress = begun;
     int signal = SIGSTOP;
+    forget(current); /* as above */
     for (;;) {
         uint32_t before = ended;
         bool children = reap_children(supervisor);

@@ -227,6 +227,7 @@ class Supervision:
     def _read_out(self, reader: asyncio.Future[None]) -> None:
         """Nothing more comes from the supervisor."""
         if reader.cancelled():
+            self._lost("the supervisor of this call did not finish in time, and was ended")
             return
         error = reader.exception()
         if error is not None:
