@@ -243,7 +243,10 @@ def _boot_wrapper(source: _Input, server: Path, work: Path) -> None:
     command = [*source.compiler.command(), "-std=c11", "-D_GNU_SOURCE", "-Os", "-s", "-Wall", "-Wextra", "-Werror"]
     command += ["-fno-sanitize=all", "-Wl,--build-id=none", f"-ffile-prefix-map={_boot_file().parent}=src"]
     command += [f'-D{key}="{value}"' for key, value in defines.items()]
-    command += ["-isystem", sysconfig.get_path("include"), "-o", str(server / WRAPPER), str(_boot_file()), "-ldl"]
+    headers = Path(sysconfig.get_path("include"))
+    # Debian's pyconfig.h includes the machine's own by a path from the folder above, where the C library's headers are too.
+    command += ["-isystem", str(headers), "-idirafter", str(headers.parent)]
+    command += ["-o", str(server / WRAPPER), str(_boot_file()), "-ldl"]
     (server / WRAPPER).unlink()
     environ = build_environ(folder=work, cache=cache_root(), epoch=load_lock().epoch)
     _run(command, environ)
