@@ -244,7 +244,7 @@ def _boot_wrapper(source: _Input, server: Path, work: Path) -> None:
     command += ["-fno-sanitize=all", "-Wl,--build-id=none", f"-ffile-prefix-map={_boot_file().parent}=src"]
     command += [f'-D{key}="{value}"' for key, value in defines.items()]
     headers = Path(sysconfig.get_path("include"))
-    # Debian's pyconfig.h includes the machine's own by a path from the folder above, where the C library's headers are too.
+    # Debian's pyconfig.h includes the machine's own by a path from the folder above, as the C library's headers are.
     command += ["-isystem", str(headers), "-idirafter", str(headers.parent)]
     command += ["-o", str(server / WRAPPER), str(_boot_file()), "-ldl"]
     (server / WRAPPER).unlink()

@@ -10,6 +10,7 @@ import asyncio
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -123,6 +124,11 @@ class Stage:
         shutil.copy(program("recorder"), self.recorder)
         setup = f"RECORDER={self.recorder}; PYTHON={sys.executable}\n{SETUP}"
         subprocess.run(["/bin/sh", "-ec", setup], cwd=self._template, check=True)
+        # What may not be read, may not be copied either, but by root.
+        modes = {path: path.lstat().st_mode for path in self._template.rglob("*") if path.is_file()}
+        self._unreadable = {path: mode for path, mode in modes.items() if not mode & stat.S_IRUSR}
+        for path, bits in self._unreadable.items():
+            path.chmod(bits | stat.S_IRUSR)
 
     def environment(self) -> dict[bytes, bytes]:
         """What the shell starts with, but for the wrapper's variables."""
@@ -165,6 +171,8 @@ class Stage:
         """Fill the folder anew, and let the shell's path lead to what ``mode`` wants."""
         shutil.rmtree(self.work, ignore_errors=True)
         shutil.copytree(self._template, self.work, symlinks=True)
+        for path, bits in self._unreadable.items():
+            (self.work / path.relative_to(self._template)).chmod(bits)
         (self.work / "script").write_bytes(script.encode() if isinstance(script, str) else script)
         for name in ("stdout", "stderr", "records"):
             (self.folder / name).write_bytes(b"")
