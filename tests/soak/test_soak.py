@@ -49,7 +49,8 @@ def test_a_short_soak(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkey
         *["supervisor"] * 2,
         *["server, short calls"] * 2,
     ]
-    assert all(one.flat for one in trends if one.name.endswith("descriptors"))
+    # Two samples a quarter tell no more than this of what is open for a moment; one lost with each exec would be 200.
+    assert all(one.last - one.first < 50 for one in trends if one.name.endswith("descriptors"))
     assert "640 execs: " in capsys.readouterr().out
 
 
