@@ -6,6 +6,7 @@ Only light modules are imported here; each command brings its own, for a server 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,6 +185,8 @@ def log_level(environ: Mapping[str, str]) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; its exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    # Where it was ignored when we started, the kernel reaps our children: then their numbers are anybody's.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         return _dispatch(arguments)
     except ShellToolError as error:

@@ -136,15 +136,21 @@ def _listed_by_ps() -> Iterator[_Process]:
 
 
 def left_by(supervisor: int) -> list[_Process]:
-    """What a dead supervisor has left: its session, the strays that became ours, and all that descends from them."""
+    """What a dead supervisor has left: its session, the strays that became ours, and all that descends from them.
+
+    What began before it is none of its: a service of whoever executed this program in their own place (``service & exec
+    server``), or of a container whose first process we are.
+    """
     own, session = os.getpid(), os.getsid(0)
     with LOCK:
         processes = _all()
         known = {supervisor, *SUPERVISORS}
+    began = next((process.started for process in processes if process.pid == supervisor), 0)
     found = {
         process.pid: process
         for process in processes
         if process.pid not in known
+        and process.started >= began
         and (process.session == supervisor or (process.parent == own and process.session != session))
     }
     while more := [one for one in processes if one.parent in found and one.pid not in found]:

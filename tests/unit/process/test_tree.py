@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,3 +87,12 @@ def test_a_number_that_is_anothers_by_now_is_not_forgotten() -> None:
         tree.SUPERVISORS[first.pid] = second
         tree.reaped(first)
         assert tree.SUPERVISORS.pop(first.pid) is second
+
+
+def test_what_was_there_before_a_supervisor_is_none_of_its() -> None:
+    with subprocess.Popen(["sleep", "1000"], start_new_session=True) as other:
+        time.sleep(0.05)  # the kernel counts in hundredths of a second
+        with subprocess.Popen(["sleep", "1000"], start_new_session=True) as supervisor:
+            assert tree.end_left_by(supervisor, None) == 0
+        assert other.poll() is None
+        other.kill()
