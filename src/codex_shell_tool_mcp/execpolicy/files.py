@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 MAX_FILE_BYTES = 16 * 1024 * 1024
 """Larger files are refused unread; 100,000 rules take less."""
 
+MAX_PROJECT_BYTES = 1024 * 1024
+"""The same for all files of a project's layer together: scripts may write them, and a file of holes costs nothing."""
+
+MAX_FILES = 1000
+"""Files of a layer: each is looked at again and again, between execs."""
+
 Signature = tuple[int, ...]
 """What tells that a file or folder was changed, replaced, or given to somebody else (stat(2))."""
 
@@ -69,7 +75,8 @@ def opened_folder(path: Path, *, links: bool, seen: Seen, within: int | None = N
         os.close(descriptor)
 
 
-def read_text(path: Path, *, links: bool, seen: Seen, within: int | None = None, guarded: bool = True) -> str:
+def read_text(path: Path, *, links: bool, seen: Seen, within: int | None = None, guarded: bool = True,
+              most: int | None = None) -> str:  # fmt: skip
     """The text of a regular file.
 
     Args:
@@ -78,13 +85,14 @@ def read_text(path: Path, *, links: bool, seen: Seen, within: int | None = None,
         seen: Gets its state.
         within: A descriptor of the folder it lies in, which it is then opened from.
         guarded: Whether it is refused if others can write it.
+        most: Bytes it may have; ``None``: as many as any file.
 
     Raises:
         PolicyError: It is no regular file, cannot be read, is too large, is not UTF-8, or others can write it.
     """
     seen[str(path)] = signature(str(path))
     try:
-        data = _read_regular(path, links=links, within=within, guarded=guarded, seen=seen)
+        data = _read_regular(path, links=links, within=within, guarded=guarded, seen=seen, most=most)
     except OSError as exc:
         raise PolicyError(f"{path}: cannot be read: {reason(exc)}; make it readable or remove it") from exc
     try:
@@ -133,7 +141,7 @@ def _signature(status: os.stat_result) -> Signature:
     )
 
 
-def _read_regular(path: Path, *, links: bool, within: int | None, guarded: bool, seen: Seen) -> bytes:
+def _read_regular(path: Path, *, links: bool, within: int | None, guarded: bool, seen: Seen, most: int | None) -> bytes:
     # Not blocking: what was a file when it was listed may be a FIFO when it is opened.
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if links else os.O_NOFOLLOW)
     descriptor = os.open(path if within is None else path.name, flags, dir_fd=within)
@@ -144,9 +152,11 @@ def _read_regular(path: Path, *, links: bool, within: int | None, guarded: bool,
             raise OSError(errno.EINVAL, "not a regular file")
         if guarded:
             refuse_what_others_write(path, status)
-        data = file.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
-        raise OSError(errno.EFBIG, f"larger than {MAX_FILE_BYTES} bytes")
+        most = MAX_FILE_BYTES if most is None else most
+        data = b"" if status.st_size > most else file.read(most + 1)
+    if max(len(data), status.st_size) > most:
+        together = "" if most == MAX_FILE_BYTES else ", or all files of its folder together are"
+        raise OSError(errno.EFBIG, f"larger than {most} bytes{together}")
     return data
 
 

@@ -39,6 +39,12 @@ MAX_QUIET_SECONDS = 1.0
 SETTLE_SECONDS = 1.0
 """How long a file must have been gone, or empty, before its rules are dropped: an editor may be putting it back."""
 
+SLOW_SECONDS = 0.5
+"""A read that takes longer is slow; so it is of files that never come to rest, or whose evaluation hardly ends."""
+
+REST = 9
+"""After a slow one, what scripts can write, which only tightens, is not read anew for so many times as long."""
+
 MAX_HELD = 16
 """Directories whose rules are kept; a client that names more is served slower."""
 
@@ -67,6 +73,8 @@ class _Held:
         in_force: What comes of it, as long as scripts can write the folders :attr:`opened`.
         looked: When the files were last looked at.
         stale: Whether they were seen to differ then; they do until they are read.
+        rest_until: Until when changes to what scripts can write are let be.
+        failure: Why files that may only tighten do not count as they are now, but as they were.
     """
 
     found: Found
@@ -76,6 +84,8 @@ class _Held:
     opened: frozenset[str]
     looked: float
     stale: bool = False
+    rest_until: float = 0.0
+    failure: str | None = None
 
 
 class LiveRules:
@@ -119,7 +129,7 @@ class LiveRules:
 
     def expire(self) -> None:
         """Files were changed just now: look at them before anything is decided, however recent the last look."""
-        for held in self._held.values():
+        for held in tuple(self._held.values()):  # a thread may be reading
             held.stale = True
 
     def is_stale(self, cwd: Path | None) -> bool:
@@ -150,9 +160,11 @@ class LiveRules:
         held = self._held.get(cwd)
         failure = None
         if held is None or self._must_read(held):
+            begun = self._clock()
             try:
                 held = self._read(cwd, held)
                 self._keep(cwd, held)
+                failure = held.failure
             except _BadSetError as bad:
                 if held is None:
                     raise PolicyError(str(bad)) from None
@@ -160,14 +172,24 @@ class LiveRules:
                 unseen = {path: signature(path) for path in held.found.seen if path not in bad.found.seen}
                 held.found.seen = {**bad.found.seen, **unseen}
                 failure = str(bad)
+            took = self._clock() - begun
+            held.rest_until = self._clock() + (REST * took if took > SLOW_SECONDS else 0.0)
         held.looked, held.stale = self._clock(), False
-        if held.opened is not self._opened:
-            held.in_force, held.opened = _in_force(held.found, held.files, self._opened), self._opened
+        opened = self._opened  # once: another thread may add to it meanwhile
+        if held.opened is not opened:
+            held.in_force, held.opened = _in_force(held.found, held.files, opened), opened
         return failure
 
     def _must_read(self, held: _Held) -> bool:
         now = self._clock()
-        return any(now - since >= SETTLE_SECONDS for since in held.gone_since.values()) or changed(held.found.seen)
+        if any(now - since >= SETTLE_SECONDS for since in held.gone_since.values()):
+            return True
+        if now >= held.rest_until:
+            return changed(held.found.seen)
+        return any(signature(path) != before and not self._is_opened(path) for path, before in held.found.seen.items())
+
+    def _is_opened(self, path: str) -> bool:
+        return _is_below(path, self._opened) or _is_below(os.path.realpath(path), self._opened)
 
     def _keep(self, cwd: Path | None, held: _Held) -> None:
         self._held.pop(cwd, None)
@@ -176,22 +198,62 @@ class LiveRules:
         self._held[cwd] = held
 
     def _read(self, cwd: Path | None, before: _Held | None) -> _Held:
-        found = self._read_quiet(cwd, wait=before is not None)
-        gone_since = {} if before is None else self._put_back(found, before)
+        failure = None
+        gone_since: dict[str, float] = {}
         try:
-            files = evaluate_files(found.texts)
-        except PolicyError as exc:
-            raise _BadSetError(exc, found) from None
+            found = self._read_quiet(cwd, wait=before is not None)
+            gone_since = {} if before is None else self._put_back(found, before)
+            try:
+                files = evaluate_files(found.texts)
+            except PolicyError as exc:
+                raise _BadSetError(exc, found) from None
+        except _BadSetError as bad:
+            found, failure = bad.found, str(bad)
+            good = None if before is None else self._without_the_bad(found, before)
+            if good is None:
+                raise
+            files = good
         if found.requirements is not None:
             files = (*files, found.requirements)
+        opened = self._opened
         return _Held(
             found=found,
             files=files,
             gone_since=gone_since,
-            in_force=_in_force(found, files, self._opened),
-            opened=self._opened,
+            in_force=_in_force(found, files, opened),
+            opened=opened,
             looked=self._clock(),
+            failure=failure,
         )
+
+    def _without_the_bad(self, found: Found, before: _Held) -> tuple[FileRules, ...] | None:
+        """The trusted files as they are now, and of those that may only tighten what counted before.
+
+        Else a script could, by a bad file in its project, keep the user from forbidding anything. ``None`` if it is a
+        trusted file that is bad.
+        """
+        if not found.complete or any(
+            distrusted is None and not self._is_opened(folder) for folder, distrusted in found.unread.items()
+        ):
+            return None
+
+        def only_tightens(path: str) -> bool:
+            unread = _is_below(path, found.unread)
+            return unread or path in found.distrusted or path in before.found.distrusted or self._is_opened(path)
+
+        try:
+            trusted = evaluate_files([text for text in found.texts if not only_tightens(text.identifier)])
+        except PolicyError:
+            return None
+        old = [file for file in before.files if only_tightens(file.identifier)]
+        for file in old:
+            for folder, distrusted in found.unread.items():
+                if distrusted is not None and _is_below(file.identifier, {folder}):
+                    found.distrusted[file.identifier] = distrusted
+            found.rests_on.setdefault(file.identifier, before.found.rests_on.get(file.identifier, ()))
+            if file.identifier in before.found.distrusted:
+                found.distrusted.setdefault(file.identifier, before.found.distrusted[file.identifier])
+        return (*trusted, *old)
 
     def _read_quiet(self, cwd: Path | None, *, wait: bool) -> Found:
         """Read all files, again and again until they stay as they are."""
@@ -233,6 +295,7 @@ class LiveRules:
                 key=lambda text: order.index(text.identifier) if text.identifier in order else len(order),
             )
             for identifier in since:
+                found.rests_on[identifier] = before.found.rests_on.get(identifier, ())
                 if identifier in before.found.distrusted:
                     found.distrusted[identifier] = before.found.distrusted[identifier]
         return since
@@ -250,10 +313,12 @@ def _in_force(found: Found, files: Iterable[FileRules], opened: frozenset[str]) 
     """The policy of a set when scripts can write below ``opened``."""
     reasons = dict(found.distrusted)
     for file in files:
-        if _is_below(file.identifier, opened) or _is_below(os.path.realpath(file.identifier), opened):
-            reasons.setdefault(
-                file.identifier, "scripts can write it in the sandbox of this session: keep it elsewhere"
-            )
+        for path in (file.identifier, *found.rests_on.get(file.identifier, ())):
+            if _is_below(path, opened) or _is_below(os.path.realpath(path), opened):
+                where = "it" if path == file.identifier else f"{path}, which decides whether it is trusted,"
+                reasons.setdefault(
+                    file.identifier, f"scripts can write {where} in the sandbox of this session: keep it elsewhere"
+                )
     notes = tuple(
         f"{file.identifier}: {what} in it do not count: {reasons[file.identifier]}"
         for file in files

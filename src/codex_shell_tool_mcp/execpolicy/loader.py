@@ -6,6 +6,7 @@ files named on the command line, and last what the administrator's ``requirement
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 from contextlib import ExitStack
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING
 
 from codex_shell_tool_mcp.errors import PolicyError, UsageError
 from codex_shell_tool_mcp.execpolicy.files import (
+    MAX_FILES,
+    MAX_PROJECT_BYTES,
     Seen,
     opened_folder,
     read_text,
@@ -49,12 +52,14 @@ class Layer:
         folder: Its folder; the files are those of ``rules/`` in it. Need not exist.
         distrusted: Why its rules may only tighten; ``None`` if they may also allow.
         links: Whether its ``rules`` may be a link: not in a project, which somebody else may have made.
+        rests_on: What says that it may also allow: who can write one of these makes its rules count.
     """
 
     name: str
     folder: Path
     distrusted: str | None = None
     links: bool = True
+    rests_on: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +84,19 @@ class Found:
     Attributes:
         texts: The rules files in their order.
         distrusted: Path to why that file may only tighten; the others are not in it.
+        rests_on: Path to what says that this file may also allow, beside itself.
         requirements: What ``requirements.toml`` adds.
+        unread: Folders of the project's layers that cannot be read, to why they may only tighten (``None``: they may
+            also allow). If :attr:`complete`, all else was read.
         seen: How everything was that was looked at, for :func:`~.files.changed`. Filled also when reading fails.
     """
 
     texts: list[RulesText] = field(default_factory=list)
     distrusted: dict[str, str] = field(default_factory=dict)
+    rests_on: dict[str, tuple[str, ...]] = field(default_factory=dict)
     requirements: FileRules | None = None
+    unread: dict[str, str | None] = field(default_factory=dict)
+    complete: bool = False
     seen: Seen = field(default_factory=dict)
 
 
@@ -133,9 +144,18 @@ def read_all(places: Places, found: Found) -> None:
     layers = [*default_layers(places.codex_home)]
     if places.cwd is not None:
         layers += project_layers(places.cwd, places.codex_home, config, found.seen)
+    problem = None
     for layer in layers:
-        texts = read_layer(layer, found.seen)
+        try:
+            texts = read_layer(layer, found.seen)
+        except PolicyError as exc:
+            if layer.links:
+                raise
+            problem = problem or exc
+            found.unread[str(layer.folder)] = layer.distrusted
+            continue
         found.texts += texts
+        found.rests_on.update((text.identifier, layer.rests_on) for text in texts)
         if layer.distrusted is not None:
             found.distrusted.update((text.identifier, layer.distrusted) for text in texts)
     for path in places.files:
@@ -143,6 +163,9 @@ def read_all(places: Places, found: Found) -> None:
     path = SYSTEM_FOLDER / "requirements.toml"
     text = _optional_text(path, found.seen)
     found.requirements = None if text is None else parse_requirements(str(path), text)
+    found.complete = True
+    if problem is not None:
+        raise problem
 
 
 def read_layer(layer: Layer, seen: Seen) -> list[RulesText]:
@@ -171,14 +194,14 @@ def read_layer(layer: Layer, seen: Seen) -> list[RulesText]:
                 "make it a readable directory or remove it"
             ) from exc
         keeps = layer.distrusted is None
-        return [
-            RulesText(
-                identifier=str(folder / name),
-                text=read_text(folder / name, links=False, seen=seen, within=rules),
-                keeps_hosts=keeps,
-            )
-            for name in names
-        ]
+        texts: list[RulesText] = []
+        left = MAX_PROJECT_BYTES
+        for name in names:
+            most = None if layer.links else left
+            text = read_text(folder / name, links=False, seen=seen, within=rules, most=most)
+            left -= len(text)
+            texts.append(RulesText(identifier=str(folder / name), text=text, keeps_hosts=keeps))
+        return texts
 
 
 def read_rules(path: Path, *, follow_links: bool, guarded: bool = False, seen: Seen | None = None) -> RulesText:
@@ -206,7 +229,13 @@ def project_layers(cwd: Path, codex_home: Path, config: UserConfig, seen: Seen) 
         if folder.is_symlink() or not folder.is_dir() or _is_same(folder, codex_home):
             continue
         layers.append(
-            Layer(name="project", folder=folder, distrusted=_distrust(place, root, config, codex_home), links=False)
+            Layer(
+                name="project",
+                folder=folder,
+                distrusted=_distrust(place, root, config, codex_home),
+                links=False,
+                rests_on=_rests_on(place, root, config, codex_home),
+            )
         )
     return layers
 
@@ -223,6 +252,12 @@ def _distrust(place: Path, root: Path, config: UserConfig, codex_home: Path) -> 
         f'the project {root} is not trusted: if you trust it, write trust_level = "trusted" below '
         f'[projects."{root}"] in {codex_home / "config.toml"}'
     )
+
+
+def _rests_on(place: Path, root: Path, config: UserConfig, codex_home: Path) -> tuple[str, ...]:
+    """What the trust in a project's folder rests on: the configuration; of a worktree also the repository naming it."""
+    main = None if {str(place), str(root)} & config.trust.keys() else _main_repository(root)
+    return (str(codex_home / "config.toml"), *(() if main is None else (str(main / ".git" / "worktrees"),)))
 
 
 def _main_repository(root: Path) -> Path | None:
@@ -261,6 +296,8 @@ def _rules_names(folder: int | None) -> list[str]:
         return []
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if _is_rules_name(entry.name) and entry.is_file(follow_symlinks=False)]
+    if len(names) > MAX_FILES:
+        raise OSError(errno.EFBIG, f"more than {MAX_FILES} files")
     return sorted(names, key=os.fsencode)
 
 

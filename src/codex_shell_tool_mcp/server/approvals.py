@@ -105,7 +105,8 @@ class McpEscalationPolicy:
         """See :class:`~codex_shell_tool_mcp.escalation.policy.AskingPolicy`."""
         self._answered = True
         for question in self._questions:
-            question.reschedule(0.0)  # now
+            if not question.expired():  # else it is over, though its task has not gone on yet
+                question.reschedule(0.0)  # now
 
     async def determine_action(self, request: ExecRequest) -> EscalateAction:
         """Decide one exec.

@@ -44,6 +44,8 @@ class RulesInForce:
         """Whatever was noted so far has been told to nobody."""
         self.live = live
         self._reading = asyncio.Lock()
+        self._reads = 0
+        self._read_last: dict[Path | None, int] = {}
         self._told: set[str] = set()
         self._wants_warnings = True
 
@@ -71,8 +73,15 @@ class RulesInForce:
         Raises:
             PolicyError: A file does not hold, and there is no earlier set for this directory.
         """
+        asked = self._reads
         async with self._reading:
-            failure = await asyncio.to_thread(self.live.refresh, cwd)
+            failure = None
+            # One that was begun after we asked is as good as our own, and files may change for ever.
+            if self._read_last.get(cwd, 0) <= asked:
+                self._reads += 1
+                reading = self._reads
+                failure = await asyncio.to_thread(self.live.refresh, cwd)
+                self._read_last[cwd] = reading
             found = self.live.in_force(cwd)
         if failure is not None:
             self._told.discard(text := f"{failure}; the rules of before stay in force until it is put right")

@@ -315,3 +315,45 @@ def test_sets_of_many_directories_are_not_all_kept(world: World, tmp_path: Path)
         assert world.programs(tmp_path / str(number), stale=True) == "a"
     assert len(world.rules._held) == MAX_HELD
     assert world.programs(tmp_path / str(MAX_HELD + 4), stale=False) == "a"
+
+
+def test_trust_that_scripts_can_give_does_not_count(world: World, project: Path) -> None:
+    world.rules.opened([str(world.home)])
+    assert world.programs(project) == "tight"
+    trust(world, project)
+    assert world.programs(project, stale=True) == "tight"
+    (note,) = world.rules.in_force(project).notes
+    assert "which decides whether it is trusted" in note
+
+
+def test_a_bad_file_that_only_tightens_keeps_nothing_else_as_it_was(world: World, project: Path) -> None:
+    """Else a script could keep the user from forbidding anything."""
+    world.write("a.rules", "a", decision="allow")
+    world.rules.opened([str(project)])
+    assert world.programs(project) == "a tight"
+    for bad in (b"prefix_rule(", b"\xff"):
+        (project / ".codex/rules/p.rules").write_bytes(bad)
+        world.write("a.rules", "b", bad[:1].hex())
+        world.now += LOOK_SECONDS
+        assert world.rules.is_stale(project)
+        assert "p.rules" in (world.rules.refresh(project) or "")
+        assert world.programs(project, stale=False) == f"b {bad[:1].hex()} tight"
+
+
+def test_what_scripts_write_for_ever_is_let_be_for_a_while(world: World, project: Path) -> None:
+    path = project / ".codex/rules/p.rules"
+    world.rules.opened([str(project)])
+    assert world.programs(project) == "tight"
+    path.write_text('prefix_rule(["x"], "forbidden")')
+
+    def slow() -> None:
+        world.now += live.SLOW_SECONDS
+
+    world.during_sleep.append(slow)
+    assert world.programs(project, stale=True) == "x"
+    path.write_text('prefix_rule(["yy"], "forbidden")')
+    assert world.programs(project, stale=False) == "x"
+    world.write("a.rules", "a")  # the user's own count at once
+    assert world.programs(project, stale=True) == "a yy"
+    path.write_text('prefix_rule(["zzz"], "forbidden")')
+    assert world.programs(project, stale=True) == "a zzz"

@@ -523,3 +523,16 @@ def test_everything_looked_at_is_noted(home: Path, project: Path, no_system_laye
 
 def test_layers_of_a_directory_that_is_gone(home: Path, tmp_path: Path) -> None:
     assert project_layers(tmp_path / "gone", home, UserConfig(), {}) == []
+
+
+def test_a_projects_files_are_few_and_small_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = loader.Layer(name="project", folder=tmp_path, links=False)
+    (tmp_path / "rules").mkdir()
+    for name in "ab":
+        with (tmp_path / "rules" / f"{name}.rules").open("wb") as file:
+            file.truncate(files.MAX_PROJECT_BYTES // 2 + 1)
+    with pytest.raises(PolicyError, match=r"b\.rules: cannot be read: larger than \d+ bytes, or all files"):
+        loader.read_layer(layer, {})
+    monkeypatch.setattr(loader, "MAX_FILES", 1)
+    with pytest.raises(PolicyError, match="more than 1 files"):
+        loader.read_layer(layer, {})
