@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -137,8 +138,11 @@ def of_process_named(server: Raw, pid: str) -> dict[int, str]:
     fifo = server.workdir / "fifo"
     os.mkfifo(fifo)
     try:
-        server.send(server.call(1, f"echo {pid} > fifo; read < fifo"))
-        found = of_process(int(fifo.read_text()))
+        server.send(server.call(1, f"echo {pid} $$ > fifo; read < fifo"))
+        number, shell = map(int, fifo.read_text().split())
+        while str(fifo) in of_process(shell).values():
+            time.sleep(0.01)  # it still holds what its redirection has put aside
+        found = of_process(number)
         fifo.write_text("go on\n")
         server.result()
     finally:
