@@ -140,8 +140,9 @@ def of_process_named(server: Raw, pid: str) -> dict[int, str]:
     try:
         server.send(server.call(1, f"echo {pid} $$ > fifo; read < fifo"))
         number, shell = map(int, fifo.read_text().split())
-        while str(fifo) in of_process(shell).values():
-            time.sleep(0.01)  # it still holds what its redirection has put aside
+        held: dict[int, str] = {}
+        while str(fifo) in held.values() or held != (held := of_process(shell)):
+            time.sleep(0.1)  # until it holds no more what its redirection has put aside, and waits for a word
         found = of_process(number)
         fifo.write_text("go on\n")
         server.result()
