@@ -6,12 +6,10 @@ import json
 import os
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from codex_shell_tool_mcp.execpolicy.live import SETTLE_SECONDS
 from support.clients import Raw, state
 
 if TYPE_CHECKING:
@@ -74,10 +72,16 @@ def test_a_bad_file_keeps_the_last_good_set_and_the_client_is_warned_once(instal
         assert len(said(server, 3, "touch a")[1]) == 1
         bad.unlink()
         installation.rules(FORBID.format("second"))
-        time.sleep(1.5 * SETTLE_SECONDS)  # a file that is gone still counts for so long
         found, told = said(server, 4, "touch a")
     assert ("forbidden by policy: second" in found["output"], told) == (True, [])
     assert bad.name in installation.log.read_text()
+
+
+def test_what_was_changed_before_a_call_counts_in_it(installation: Installation) -> None:
+    with installation.raw() as server:
+        for number in range(1, 9):  # quicker one after the other than the files are looked at within a script
+            installation.rules(FORBID.format("n" * number))
+            assert said(server, number, "touch a")[0]["output"].endswith(f": {'n' * number}\n")
 
 
 def test_a_client_that_wants_less_is_told_less(installation: Installation) -> None:

@@ -8,6 +8,7 @@ that can overflow.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from dataclasses import dataclass
@@ -131,6 +132,12 @@ class LiveRules:
         """Files were changed just now: look at them before anything is decided, however recent the last look."""
         for held in tuple(self._held.values()):  # a thread may be reading
             held.stale = True
+
+    def look_again(self, cwd: Path | None) -> None:
+        """A call begins: what was changed before it was asked for counts in it, however recent the last look."""
+        held = self._held.get(cwd)
+        if held is not None:
+            held.looked = -math.inf
 
     def is_stale(self, cwd: Path | None) -> bool:
         """Whether :meth:`refresh` has something to do for the directory whose project counts: cheap, for each exec."""

@@ -140,6 +140,7 @@ class CallRules:
 
     async def begin(self) -> Policy:
         """The rules at the beginning of a call; also tells what the server found at its start. See :meth:`current`."""
+        self.rules.live.look_again(self.cwd)
         policy = await self.current()
         await self.rules.tell_notes(self.cwd, self.session)
         return policy

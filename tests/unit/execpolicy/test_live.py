@@ -94,6 +94,15 @@ def test_files_are_not_looked_at_more_often_than_that(world: World) -> None:
     assert world.rules.is_stale(None), "until it is read, whoever asks and how often"
 
 
+def test_what_begins_looks_however_recent_the_last_look(world: World) -> None:
+    world.rules.look_again(None)
+    world.write("a.rules", "a")
+    world.programs()
+    world.write("a.rules", "b")
+    world.rules.look_again(None)
+    assert world.rules.is_stale(None)
+
+
 def test_a_bad_file_at_the_start_is_an_error(world: World) -> None:
     (world.folder / "a.rules").write_text("prefix_rule(")
     with pytest.raises(PolicyError, match=r"/home/rules/a\.rules:1:"):
