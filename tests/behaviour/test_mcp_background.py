@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import time
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from codex_shell_tool_mcp.server.approvals import NO_REQUEST
+from support.marked import marking, processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,16 +34,6 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = 20) ->
         time.sleep(0.01)
 
 
-def processes(mark: str) -> list[int]:
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            with contextlib.suppress(OSError):
-                if mark.encode() in (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes():
-                    found.append(int(folder.name))
-    return found
-
-
 def children(server: Raw) -> list[int]:
     folder = Path(f"/proc/{server.process.pid}/task")
     return [int(word) for thread in folder.iterdir() for word in (thread / "children").read_text().split()]
@@ -51,12 +41,8 @@ def children(server: Raw) -> list[int]:
 
 @pytest.fixture
 def mark() -> Iterator[str]:
-    """A word that only the processes of this test know; what is left of them is ended whatever came of it."""
-    word = f"background-{os.getpid()}-{time.monotonic_ns()}"
-    yield word
-    for pid in processes(word):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    with marking("background") as word:
+        yield word
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from support.marked import marking, processes
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -45,17 +47,6 @@ KINDS = {
 
 ANSWERED_WITHIN, LIMIT = 3, 2000
 """Seconds for the approval, during which the clock stands still; milliseconds for the rest of a call that times out."""
-
-
-def processes(mark: str) -> dict[int, Path]:
-    """Living processes with ``mark`` in their arguments or environment."""
-    found = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            with contextlib.suppress(OSError):
-                if mark.encode() in (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes():
-                    found[int(folder.name)] = folder
-    return found
 
 
 def started(mark: str) -> bytes:
@@ -93,12 +84,8 @@ def assert_nothing_left(mark: str) -> None:
 
 @pytest.fixture
 def mark() -> Iterator[str]:
-    """A word that only the processes of this test know; what is left of them is ended whatever came of it."""
-    word = f"lifetime-{os.getpid()}-{time.monotonic_ns()}"
-    yield word
-    for pid in processes(word):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    with marking("lifetime") as word:
+        yield word
 
 
 @pytest.fixture
