@@ -108,6 +108,9 @@ static void hand_over(struct client *client, struct attributes *attributes, uint
     let_go(client, &handover);
 }
 
+/* More than ever wait, and few enough that a flood of them cannot keep us from stopping. */
+#define WAITING_SIGNALS 128
+
 struct attendance {
     struct client *client;
     bool shares_terminal;
@@ -156,12 +159,26 @@ static _Noreturn void end_as(const struct client *client)
     _exit(128 + (int)outcome.value);
 }
 
+static bool forward_next(struct attendance *attendance)
+{
+    struct caught caught;
+    if (read(attendance->relay[0], &caught, sizeof caught) != (ssize_t)sizeof caught &&
+        !(attendance->hidden >= 0 && signals_next_hidden(attendance->hidden, &caught)))
+        return false;
+    forward(attendance, caught);
+    return true;
+}
+
 static void stop(struct attendance *attendance)
 {
     const struct decoder *decoder = &attendance->client->decoder;
     uint32_t number;
     if (!decode_signal(decoder->payload, decoder->length, &number))
         not_run(attendance->client, "the supervisor broke the protocol: a signal that does not exist", 0);
+    /* In a common process group the program got the SIGCONT that waits here as well, before it stopped anew: told when we go
+     * on, it would undo a later stop. */
+    for (int i = 0; attendance->shares_terminal && i < WAITING_SIGNALS && forward_next(attendance); i++)
+        continue;
     bool stops = number == SIGTSTP || number == SIGTTIN || number == SIGTTOU;
     attendance->stopped = true;
     attendance->skip_continue = false;
@@ -194,7 +211,6 @@ static void attend_once(struct attendance *attendance)
         {.fd = attendance->relay[0], .events = POLLIN},
         {.fd = attendance->hidden, .events = POLLIN}, /* -1 is passed over */
     };
-    struct caught caught;
     if (frame_waiting(attendance->client)) {
         take_frame(attendance);
         return;
@@ -204,10 +220,8 @@ static void attend_once(struct attendance *attendance)
     /* The stream first: what it says about a continued program decides what becomes of our own SIGCONT. */
     if (sources[0].revents != 0)
         take_frame(attendance);
-    else if (read(attendance->relay[0], &caught, sizeof caught) == (ssize_t)sizeof caught)
-        forward(attendance, caught);
-    else if (sources[2].revents != 0 && signals_next_hidden(attendance->hidden, &caught))
-        forward(attendance, caught);
+    else
+        forward_next(attendance);
 }
 
 _Noreturn void attend(struct client *client)

@@ -229,6 +229,7 @@ static bool add_part(struct session *session, const char **problem)
 }
 
 static void child_continued(struct supervisor *supervisor, struct session *session);
+static void child_stopped(struct supervisor *supervisor, struct session *session, int signal);
 
 static bool start_child(struct supervisor *supervisor, struct session *session)
 {
@@ -252,14 +253,20 @@ static bool start_child(struct supervisor *supervisor, struct session *session)
 }
 
 /* Whether the SIGCONT that the client forwards came to the child as well, with their process group. The kernel has noted that
- * the child was continued before the client could tell us, but we may not have looked since. */
+ * the child was continued (and perhaps stopped since, which hides it) before the client could tell us, but we may not have
+ * looked since. */
 static bool is_twin(struct supervisor *supervisor, struct session *session)
 {
     siginfo_t changed = {.si_pid = 0};
     if (!session->joined || session->child <= 0)
         return false;
-    if (waitid(P_PID, (id_t)session->child, &changed, WCONTINUED | WNOHANG) == 0 && changed.si_pid == session->child)
-        child_continued(supervisor, session);
+    if (waitid(P_PID, (id_t)session->child, &changed, WCONTINUED | WSTOPPED | WNOHANG) == 0 &&
+        changed.si_pid == session->child) {
+        if (changed.si_code == CLD_CONTINUED)
+            child_continued(supervisor, session);
+        else
+            child_stopped(supervisor, session, changed.si_status);
+    }
     bool twin = session->twin_due;
     session->twin_due = false;
     return twin;
