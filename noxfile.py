@@ -42,14 +42,14 @@ def patch(session: nox.Session) -> None:
 
 @nox.session(requires=["patch"])
 def shells(session: nox.Session) -> None:
-    """Build every bash variant of this platform with zig."""
-    step(session, "shells")
+    """Build every shell variant of this platform with zig; -- --target all for every platform's, --keep-going."""
+    step(session, "shells", *session.posargs)
 
 
 @nox.session
 def native(session: nox.Session) -> None:
-    """Build the exec wrapper and the supervisor, static."""
-    step(session, "native")
+    """Build the exec wrapper and the supervisor, static; -- --target all for every platform's, --keep-going."""
+    step(session, "native", *session.posargs)
 
 
 @nox.session

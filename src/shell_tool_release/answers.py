@@ -19,7 +19,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from shell_tool_release.errors import ConfigurationError, run_main
-from shell_tool_release.shells import ANSWERS, Recipe, ShellOptions, build_all
+from shell_tool_release.recipes import ANSWERS
+from shell_tool_release.shells import ShellOptions, build_shells
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,9 +46,8 @@ def record(config_cache: str, what: str) -> str:
 
 def recorded(options: ShellOptions) -> dict[Path, str]:
     """What the answer files of the host's rows should hold, from native builds (cached ones where there are)."""
-    recipes = [Recipe(variant=row, patch=options.patch) for row in options.variants]
     found: dict[Path, str] = {}
-    for shell in build_all(recipes, options.context):
+    for shell in build_shells(options):
         row = shell.recipe.variant
         system = row.target.split("-", maxsplit=1)[0]
         name = system if system == "darwin" else f"{system}-{row.libc}"

@@ -36,7 +36,8 @@ from typing import TYPE_CHECKING, Literal
 
 from shell_tool_release.cache import Key, cache_root, entry
 from shell_tool_release.errors import ConfigurationError, ReleaseError, run_main
-from shell_tool_release.shells import Recipe, ShellOptions, build_all
+from shell_tool_release.recipes import Recipe
+from shell_tool_release.shells import ShellOptions, build_all
 from shell_tool_release.sources import SourceOptions, SourceTree, bash_source
 from shell_tool_release.toolchain import Step, SystemCompiler, ZigCompiler, build_environ, find_zig, run_step
 from shell_tool_release.workspace import cpu_count, host_platform
@@ -378,8 +379,7 @@ def check_host(jobs: int) -> str:
     """
     options = ShellOptions.default()
     stock = Recipe(variant=options.variants[0], patch=None, compiler=SystemCompiler())
-    recipes = [stock, *(Recipe(variant=variant, patch=options.patch) for variant in options.variants)]
-    reference, *shells = build_all(recipes, options.context)
+    reference, *shells = build_all([stock, *options.recipes], options.context)
     files = suite_files(bash_source(options.context.sources), options.context.cache)
     expected = run_suite(SuiteOptions(bash=reference.path, files=files, jobs=jobs))
     lines = [f"stock bash by cc: {len(expected)} scripts, not passed: {_listed(failures(expected))}"]

@@ -5,7 +5,7 @@ API (callable by nox sessions)::
     build_native(NativeOptions(...)) -> tuple[BuiltNative, ...]
     install_native(built, vendor)                vendor/<target>/bin/<name>
     read_recipes(path, target) -> tuple[NativeRecipe, ...]
-    python -m shell_tool_release.native [--target T ...] [--install]
+    python -m shell_tool_release.native [--target T ...] [--keep-going] [--install]
 
 What belongs to which program, and with what flags, is said by ``src/native/sources.toml``. On Linux the programs are
 linked with musl, statically; on macOS they run on 11.0 and later.
@@ -13,22 +13,24 @@ linked with musl, statically; on macOS they run on 11.0 and later.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import subprocess
 import sys
 import tempfile
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shell_tool_release import options as choice
 from shell_tool_release.binaries import check_binary
 from shell_tool_release.cache import Key, cache_root, entry, file_sha256
 from shell_tool_release.errors import BuildError, ConfigurationError, run_main
+from shell_tool_release.jobs import Job, Outcome, made_table, results, run_jobs
 from shell_tool_release.lock import load_lock
 from shell_tool_release.toolchain import Step, ZigCompiler, build_environ, find_zig, run_step
-from shell_tool_release.workspace import Workspace, find_workspace, host_platform
+from shell_tool_release.workspace import Workspace, cpu_count, find_workspace, host_platform
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,6 +72,12 @@ class NativeOptions:
     workspace: Workspace
     targets: tuple[str, ...]
     quiet: bool = False
+    keep_going: bool = False
+
+    def say(self, text: str) -> None:
+        """Progress on stderr."""
+        if not self.quiet:
+            sys.stderr.write(text + "\n")
 
     @classmethod
     def default(cls, workspace: Workspace | None = None) -> NativeOptions:
@@ -100,14 +108,21 @@ def _recipe(name: str, table: dict[str, Any], flags: dict[str, Any], system: str
 
 def build_native(options: NativeOptions) -> tuple[BuiltNative, ...]:
     """Build every program for every platform asked for; BuildError names the log and shows its end."""
-    built: list[BuiltNative] = []
+    return results(try_native(options))
+
+
+def try_native(options: NativeOptions) -> tuple[Outcome[BuiltNative], ...]:
+    """Build every program for every platform asked for, several at a time, and return what came of each."""
+    jobs: list[Job[BuiltNative]] = []
     for target in options.targets:
         if target not in _ZIG_TARGETS:
             message = f"no native programs for {target}; known are {', '.join(_ZIG_TARGETS)}"
             raise ConfigurationError(message)
         recipes = read_recipes(options.workspace.native_sources / "sources.toml", target)
-        built += [_build_one(recipe, target, options) for recipe in recipes]
-    return tuple(built)
+        jobs += [
+            Job(name=f"{target} {recipe.name}", run=partial(_build_one, recipe, target, options)) for recipe in recipes
+        ]
+    return run_jobs(jobs, workers=cpu_count(), keep_going=options.keep_going, say=options.say)
 
 
 def _build_one(recipe: NativeRecipe, target: str, options: NativeOptions) -> BuiltNative:
@@ -134,13 +149,10 @@ def _build_one(recipe: NativeRecipe, target: str, options: NativeOptions) -> Bui
     )
 
     def build(place: Path) -> None:
-        if not options.quiet:
-            sys.stderr.write(f"{target} {recipe.name}: compile …\n")
+        options.say(f"{target} {recipe.name}: compile …")
         _compile(place, recipe, target, (*compiler.command(), *command), options)
 
     found = entry(options.cache, key, build)
-    if not options.quiet:
-        sys.stderr.write(f"{target} {recipe.name}: {'from the cache' if found.reused else 'built'}\n")
     return BuiltNative(name=recipe.name, target=target, path=found.path / recipe.name, reused=found.reused)
 
 
@@ -181,16 +193,16 @@ def install_native(built: Sequence[BuiltNative], vendor: Path) -> tuple[Path, ..
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Build the host's programs, or those asked for, and print where they are."""
-    parser = argparse.ArgumentParser(prog="python -m shell_tool_release.native", description=__doc__.splitlines()[0])
-    parser.add_argument("--target", action="append", help="platform in node's names (default: this machine's)")
+    """Build the host's programs, or those asked for, and say what came of each."""
+    parser = choice.parser("native", __doc__)
     parser.add_argument("--install", action="store_true", help="copy the results to vendor/")
     arguments = parser.parse_args(argv)
-    workspace = find_workspace()
-    targets = tuple(arguments.target or (host_platform(),))
-    built = build_native(NativeOptions(cache=cache_root(), workspace=workspace, targets=targets))
-    paths = install_native(built, workspace.vendor) if arguments.install else [native.path for native in built]
-    sys.stdout.writelines(f"{path}\n" for path in paths)
+    options = replace(NativeOptions.default(), targets=choice.targets(arguments), keep_going=arguments.keep_going)
+    outcomes = try_native(options)
+    sys.stdout.write(f"{made_table(outcomes)}\n")
+    built = results(outcomes)
+    if arguments.install:
+        install_native(built, options.workspace.vendor)
 
 
 if __name__ == "__main__":

@@ -18,16 +18,8 @@ from shell_tool_release.bash_suite import SuiteOptions, compare, exceptions, run
 from shell_tool_release.binaries import check_binary, describe
 from shell_tool_release.cache import cache_root
 from shell_tool_release.errors import BuildError, ConfigurationError, PrerequisiteError
-from shell_tool_release.shells import (
-    Recipe,
-    ShellOptions,
-    answers_file,
-    build_all,
-    build_shell,
-    install_shells,
-    plan,
-    runs_here,
-)
+from shell_tool_release.recipes import Recipe, answers_file, runs_here
+from shell_tool_release.shells import ShellOptions, build_all, build_shell, build_shells, install_shells, plan
 from shell_tool_release.sources import SourceOptions, bash_source
 from shell_tool_release.toolchain import Step, SystemCompiler, ZigCompiler, build_environ, find_zig, run_step
 from shell_tool_release.variants import load_variants
@@ -51,7 +43,7 @@ def run(bash: Path, script: str) -> str:
 
 
 def test_every_host_variant_is_what_its_row_says(options: ShellOptions) -> None:
-    for shell in build_all([Recipe(variant=row, patch=options.patch) for row in options.variants], options.context):
+    for shell in build_shells(options):
         row = shell.recipe.variant
         check_binary(shell.path, target=row.target, libc=row.libc, baseline=row.baseline, forbidden=(str(Path.home()),))
         assert 900_000 < shell.path.stat().st_size < 1_600_000
@@ -75,9 +67,8 @@ def test_version_and_names_do_not_tell_the_build_machine(options: ShellOptions) 
 
 
 def test_a_second_build_only_looks(options: ShellOptions) -> None:
-    recipes = [Recipe(variant=row, patch=options.patch) for row in options.variants]
-    build_all(recipes, options.context)
-    assert all(shell.reused for shell in build_all(recipes, options.context))
+    build_shells(options)
+    assert all(shell.reused for shell in build_shells(options))
 
 
 def test_the_key_covers_every_input(tmp_path: Path, options: ShellOptions) -> None:
@@ -88,10 +79,10 @@ def test_the_key_covers_every_input(tmp_path: Path, options: ShellOptions) -> No
     tree = bash_source(options.context.sources)
     patch = tmp_path / "other.patch"
     patch.write_text("changed", encoding="utf-8")
-    base = Recipe(variant=row, patch=options.patch)
+    base = options.recipe(row)
 
     def digest(recipe: Recipe, jobs: int = 2) -> str:
-        return shells._key(recipe, plan(recipe, jobs), tree).digest
+        return shells._key(recipe, plan(recipe, jobs), tree, {}).digest
 
     changed = [
         replace(base, patch=None),
@@ -104,7 +95,7 @@ def test_the_key_covers_every_input(tmp_path: Path, options: ShellOptions) -> No
     ]
     digests = [digest(recipe) for recipe in changed]
     older = bash_source(replace(options.context.sources, level=3))
-    digests.append(shells._key(base, plan(base, 2), older).digest)
+    digests.append(shells._key(base, plan(base, 2), older, {}).digest)
     assert len({*digests, digest(base)}) == len(changed) + 2
     assert digest(base, jobs=1) == digest(base, jobs=7)
 
@@ -208,7 +199,7 @@ def test_make_is_asked_for_by_name(options: ShellOptions, monkeypatch: pytest.Mo
 
 
 def test_shells_are_installed_where_the_table_says(tmp_path: Path, options: ShellOptions) -> None:
-    shells = build_all([Recipe(variant=row, patch=options.patch) for row in options.variants], options.context)
+    shells = build_shells(options)
     for path, row in zip(install_shells(shells, tmp_path), options.variants, strict=True):
         assert path == tmp_path / row.package_path
         assert path.stat().st_mode & 0o777 == 0o755

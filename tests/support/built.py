@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 from shell_tool_release.errors import run_main
 from shell_tool_release.freeze import WRAPPER, freeze
 from shell_tool_release.native import NativeOptions, build_native
-from shell_tool_release.shells import BuiltShell, Recipe, ShellOptions, build_all
+from shell_tool_release.recipes import Recipe
+from shell_tool_release.shells import BuiltShell, ShellOptions, build_all
 from shell_tool_release.toolchain import SystemCompiler
 from shell_tool_release.workspace import find_workspace
 from system.bash_support import sanitised
@@ -85,7 +86,7 @@ class Built:
         """Patched glibc, patched musl, stock glibc, stock musl (a host with one variant has it twice)."""
         options = ShellOptions.default()
         rows = (options.variants[0], options.variants[-1])
-        recipes = [Recipe(variant=row, patch=patch) for patch in (options.patch, None) for row in rows]
+        recipes = [*map(options.recipe, rows), *(Recipe(variant=row, patch=None) for row in rows)]
         return build_all(recipes, replace(options.context, quiet=True))
 
     @functools.cached_property

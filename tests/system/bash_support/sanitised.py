@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from shell_tool_release.shells import Recipe, ShellOptions, build_all
+from shell_tool_release.recipes import Recipe
+from shell_tool_release.shells import ShellOptions, build_all
 from shell_tool_release.toolchain import SystemCompiler
 
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ def sanitised_bash() -> tuple[Path, Path]:
         symbols=True,
         extra=(f"CFLAGS={_FLAGS}", f"LDFLAGS={_FLAGS}"),
     )
-    built = build_all((common, replace(common, patch=options.patch)), replace(options.context, quiet=True))
+    built = build_all(
+        (common, replace(common, patch=options.workspace.bash_patch)), replace(options.context, quiet=True)
+    )
     return built[0].path, built[1].path
 
 
