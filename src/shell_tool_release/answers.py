@@ -19,7 +19,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from shell_tool_release.errors import ConfigurationError, run_main
-from shell_tool_release.recipes import ANSWERS
+from shell_tool_release.recipes.recipe import ANSWERS
 from shell_tool_release.shells import ShellOptions, build_shells
 
 if TYPE_CHECKING:

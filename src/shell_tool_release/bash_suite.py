@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Literal
 
 from shell_tool_release.cache import Key, cache_root, entry
 from shell_tool_release.errors import ConfigurationError, ReleaseError, run_main
-from shell_tool_release.recipes import Recipe
+from shell_tool_release.recipes.recipe import Recipe
 from shell_tool_release.shells import ShellOptions, build_all
 from shell_tool_release.sources import SourceOptions, SourceTree, bash_source
 from shell_tool_release.toolchain import Step, SystemCompiler, ZigCompiler, build_environ, find_zig, run_step

@@ -10,7 +10,7 @@ API (callable by nox sessions)::
 A row that can run here is configured natively (no ``--host``): a cross-configured bash guesses, and is another bash (no
 named pipes, no real-time signals). Other rows answer configure's run-time questions from ``data/answers/``, recorded by
 a native configure; ``python -m shell_tool_release.answers`` records them again. How each shell is built is said in
-:mod:`shell_tool_release.recipes`.
+:mod:`shell_tool_release.recipes.recipe`.
 
 The key of a build holds the tree, the patch, the compiler, the answers and the very commands that are run.
 """
@@ -31,7 +31,8 @@ from shell_tool_release.binaries import check_binary
 from shell_tool_release.cache import Key, cache_root, entry, file_sha256, sweep
 from shell_tool_release.errors import BuildError, PrerequisiteError, run_main
 from shell_tool_release.jobs import Job, Outcome, made_table, results, run_jobs
-from shell_tool_release.recipes import Recipe, bash
+from shell_tool_release.recipes import bash
+from shell_tool_release.recipes.recipe import Recipe
 from shell_tool_release.sources import SourceOptions, patched_source
 from shell_tool_release.toolchain import build_environ, run_step
 from shell_tool_release.variants import load_variants, variants_for
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping, Sequence
 
-    from shell_tool_release.recipes import Kind, Plan
+    from shell_tool_release.recipes.recipe import Kind, Plan
     from shell_tool_release.sources import SourceTree
     from shell_tool_release.variants import Shell, Variant
 

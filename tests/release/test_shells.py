@@ -18,7 +18,7 @@ from shell_tool_release.bash_suite import SuiteOptions, compare, exceptions, run
 from shell_tool_release.binaries import check_binary, describe
 from shell_tool_release.cache import cache_root
 from shell_tool_release.errors import BuildError, ConfigurationError, PrerequisiteError
-from shell_tool_release.recipes import Recipe, answers_file, runs_here
+from shell_tool_release.recipes.recipe import Recipe, answers_file, runs_here
 from shell_tool_release.shells import ShellOptions, build_all, build_shell, build_shells, install_shells, plan
 from shell_tool_release.sources import SourceOptions, bash_source
 from shell_tool_release.toolchain import Step, SystemCompiler, ZigCompiler, build_environ, find_zig, run_step

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from shell_tool_release.errors import ConfigurationError
-from shell_tool_release.recipes import answers_file, runs_here
+from shell_tool_release.recipes.recipe import answers_file, runs_here
 from shell_tool_release.variants import load_variants, variants_for
 from shell_tool_release.workspace import find_workspace, host_platform
 

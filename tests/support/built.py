@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from shell_tool_release.errors import run_main
 from shell_tool_release.freeze import WRAPPER, freeze
 from shell_tool_release.native import NativeOptions, build_native
-from shell_tool_release.recipes import Recipe
+from shell_tool_release.recipes.recipe import Recipe
 from shell_tool_release.shells import BuiltShell, ShellOptions, build_all
 from shell_tool_release.toolchain import SystemCompiler
 from shell_tool_release.workspace import find_workspace

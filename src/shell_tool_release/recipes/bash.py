@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from shell_tool_release.recipes import (
+from shell_tool_release.recipes.recipe import (
     CFLAGS,
     LDFLAGS,
     TRIPLES,
@@ -20,7 +20,7 @@ from shell_tool_release.sources import bash_source
 from shell_tool_release.toolchain import Step, ZigCompiler, find_zig
 
 if TYPE_CHECKING:
-    from shell_tool_release.recipes import Recipe
+    from shell_tool_release.recipes.recipe import Recipe
     from shell_tool_release.sources import SourceOptions, SourceTree
     from shell_tool_release.variants import Variant
 

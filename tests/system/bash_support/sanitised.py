@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from shell_tool_release.recipes import Recipe
+from shell_tool_release.recipes.recipe import Recipe
 from shell_tool_release.shells import ShellOptions, build_all
 from shell_tool_release.toolchain import SystemCompiler
 
