@@ -10,7 +10,7 @@ API (callable by nox sessions)::
 A row that can run here is configured natively (no ``--host``): a cross-configured bash guesses, and is another bash (no
 named pipes, no real-time signals). Other rows answer configure's run-time questions from ``data/answers/``, recorded by
 a native configure; ``python -m shell_tool_release.answers`` records them again. How each shell is built is said in
-:mod:`shell_tool_release.recipes.recipe`.
+:mod:`shell_tool_release.recipes`.
 
 The key of a build holds the tree, the patch, the compiler, the answers and the very commands that are run.
 """

@@ -44,7 +44,7 @@ def plan(recipe: Recipe, jobs: int) -> Plan:
     arguments += [*_FIXED_ANSWERS, f"bash_cv_fnmatch_equiv_fallback={_FNMATCH_ANSWERS[variant.libc]}"]
     arguments += ["--enable-static-link"] if variant.static else []
     arguments += ["CC=cc", "AR=ar", "RANLIB=ranlib", f"CFLAGS={CFLAGS}"]
-    arguments += [] if recipe.symbols else [f"LDFLAGS={LDFLAGS}"]
+    arguments += [] if recipe.symbols else [f"LDFLAGS={LDFLAGS[variant.libc]}"]
     arguments += _system_arguments(variant, cross=cross)
     arguments += recipe.extra
     return Plan(

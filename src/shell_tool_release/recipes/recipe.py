@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 ANSWERS = Path(__file__).parents[1] / "data" / "answers"
 CFLAGS = "-O2 -fno-ident -fno-sanitize=undefined"
-LDFLAGS = "-s"
+LDFLAGS: Mapping[str, str] = {"glibc": "-s", "musl": "-s", "macos": "-s -Wl,-x"}
+"""By libc. Stripped by the linker, never afterwards: that would break the signature that macOS asks for. There ``-s``
+leaves the local symbols, which ``-x`` does not."""
 TRIPLES = {
     ("linux-x64", "glibc"): "x86_64-pc-linux-gnu",
     ("linux-x64", "musl"): "x86_64-pc-linux-musl",
