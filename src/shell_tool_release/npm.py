@@ -170,13 +170,19 @@ def package_json(workspace: Workspace, platforms: Sequence[str], repository: str
     return (json.dumps(document, indent=2) + "\n").encode()
 
 
+_KINDS = {"a": "alpha", "b": "beta", "rc": "rc"}
+
+
 def npm_version(version: str) -> str:
-    """Turn Python's version into npm's: ``1.2.3a4`` is ``1.2.3-alpha.4``; ConfigurationError for another form."""
-    found = re.fullmatch(r"(\d+\.\d+\.\d+)(?:a(\d+))?", version)
+    """Turn Python's version into npm's: ``1.2.3a4`` is ``1.2.3-alpha.4``; ConfigurationError for another form.
+
+    ``b`` and ``rc`` are ``beta`` and ``rc``: built and offered as a prerelease, but not published (``versions.py``).
+    """
+    found = re.fullmatch(r"([0-9]+\.[0-9]+\.[0-9]+)(?:(a|b|rc)([0-9]+))?", version)
     if found is None:
-        message = f"version {version} is neither X.Y.Z nor X.Y.ZaN; change it in pyproject.toml"
+        message = f"version {version!r} is neither X.Y.Z nor X.Y.ZaN (or bN, rcN); change it in pyproject.toml"
         raise ConfigurationError(message)
-    return found[1] if found[2] is None else f"{found[1]}-alpha.{found[2]}"
+    return found[1] if found[2] is None else f"{found[1]}-{_KINDS[found[2]]}.{found[3]}"
 
 
 def _notices(vendor: Path, platforms: Sequence[str]) -> bytes:

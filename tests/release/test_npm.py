@@ -163,12 +163,15 @@ def test_no_repository_is_named_unless_told(workspace: Workspace) -> None:
         package_json(workspace, ["linux-x64"], "https://host/owner/repository")
 
 
-@pytest.mark.parametrize(("python", "npm_form"), [("1.2.3", "1.2.3"), ("0.10.0a4", "0.10.0-alpha.4")])
+@pytest.mark.parametrize(
+    ("python", "npm_form"),
+    [("1.2.3", "1.2.3"), ("0.10.0a4", "0.10.0-alpha.4"), ("1.2.3b1", "1.2.3-beta.1"), ("1.2.3rc2", "1.2.3-rc.2")],
+)
 def test_versions(python: str, npm_form: str) -> None:
     assert npm_version(python) == npm_form
 
 
-@pytest.mark.parametrize("version", ["1.2", "1.2.3b1", "1.2.3.dev0", "1.2.3-alpha.4", "v1.2.3"])
+@pytest.mark.parametrize("version", ["1.2", "1.2.3c1", "1.2.3.dev0", "1.2.3-alpha.4", "v1.2.3", "1.2.3\n"])
 def test_other_versions_are_refused(version: str) -> None:
     with pytest.raises(ConfigurationError, match="neither"):
         npm_version(version)
