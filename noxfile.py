@@ -82,6 +82,12 @@ def release(session: nox.Session) -> None:
     session.log("The package is in dist/npm/.")
 
 
+@nox.session(requires=["pack"])
+def publish_check(session: nox.Session) -> None:
+    """Publish the package to a registry on loopback as the release workflow does, install and call it from there."""
+    python(session, "release", environments.PROJECT, "publish", arguments=("-m", "shell_tool_release.publish_check"))
+
+
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests (the README's second command); arguments after -- go to pytest."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from shell_tool_release.workspace import Workspace
 
 CHAIN = ["patch", "shells", "native", "freeze", "vendor", "pack", "smoke", "release"]
-NAMES = {*CHAIN, "tests", "slow", "lint", "suite", "stock", "bench", "fuzz", "soak", "roots"}
+NAMES = {*CHAIN, "tests", "slow", "lint", "suite", "stock", "bench", "fuzz", "soak", "roots", "publish_check"}
 
 
 @pytest.fixture(scope="module")
