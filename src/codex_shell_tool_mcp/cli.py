@@ -106,7 +106,8 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         description="MCP server on stdio with one tool, shell: each exec of a script is decided by rules.",
         epilog=f"Without a server: {PROGRAM} execpolicy check --help tries rules, execpolicy lint --help looks for "
-        "mistakes in them, execpolicy allow --help writes one.",
+        "mistakes in them, execpolicy allow --help writes one; verify --help compares an installed package with its "
+        "manifest.",
     )
     made.add_argument("--execve", type=Path, metavar="PATH", help="the exec wrapper (default: the one shipped)")
     made.add_argument(
@@ -206,6 +207,10 @@ def _dispatch(arguments: Sequence[str]) -> int:
         return 0
     if first == "execpolicy":
         return _execpolicy(arguments[1:])
+    if first == "verify":
+        from codex_shell_tool_mcp import verify  # noqa: PLC0415 - see the module's docstring
+
+        return verify.main(arguments[1:], frozen=frozen_environment.is_frozen())
     return _serve(parse(arguments))
 
 

@@ -7,9 +7,10 @@
     ├── PolicyError            3   a rules file that cannot be read or does not hold
     ├── MissingBinaryError     4   a program this server needs is not there or cannot be executed
     ├── SandboxError           5   the sandbox asked for cannot be applied here
-    └── ProtocolError          6   the other end of a channel broke the wire format
-        ├── RemoteProtocolError    they did
-        └── LocalProtocolError     we were about to (a bug of ours)
+    ├── ProtocolError          6   the other end of a channel broke the wire format
+    │   ├── RemoteProtocolError    they did
+    │   └── LocalProtocolError     we were about to (a bug of ours)
+    └── PackageError           7   there is no package to look at, or its manifest cannot be used
 """
 
 from __future__ import annotations
@@ -59,3 +60,9 @@ class RemoteProtocolError(ProtocolError):
 
 class LocalProtocolError(ProtocolError):
     """We were about to break the wire format: a bug of ours."""
+
+
+class PackageError(ShellToolError):
+    """There is no installed package at a path, or its manifest cannot be used."""
+
+    exit_code = 7

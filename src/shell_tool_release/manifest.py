@@ -1,26 +1,31 @@
-"""The list of everything in ``vendor/``: path, size, mode and SHA-256 of each file, and what it was built with.
+"""The list of everything in a package: path, size, mode and SHA-256 of each file, and what it was built with.
 
 API::
 
-    entries(folder) -> list[Entry]
-    document(folder, builds) -> bytes      MANIFEST.json: sorted, the same bytes for the same files
+    described(path, data, mode) -> Entry
+    document(version, entries, builds) -> bytes      MANIFEST.json: sorted, the same bytes for the same files
+
+``codex-exec-mcp-server verify`` (``codex_shell_tool_mcp/verify.py``) reads it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import stat
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from shell_tool_release.cache import file_sha256
 from shell_tool_release.errors import BuildError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 NAME = "MANIFEST.json"
+
+FORMAT = 2
+"""The form of the document; ``verify`` knows the same one, which a test checks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,23 +56,22 @@ def files(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix().encode())
 
 
-def entries(folder: Path) -> list[Entry]:
-    """One entry a file below ``folder``."""
-    return [
-        Entry(
-            path=path.relative_to(folder).as_posix(),
-            size=path.stat().st_size,
-            mode=f"{package_mode(path):04o}",
-            sha256=file_sha256(path),
-        )
-        for path in files(folder)
-    ]
+def described(path: str, data: bytes, mode: int) -> Entry:
+    """The entry of a file: ``path`` from the package's folder, ``mode`` 0o755 or 0o644."""
+    return Entry(path=path, size=len(data), mode=f"{mode:04o}", sha256=hashlib.sha256(data).hexdigest())
 
 
-def document(folder: Path, builds: Mapping[str, object]) -> bytes:
-    """Return the manifest of the platforms in ``folder``; ``builds`` says for each what it was built with."""
-    listed = [
-        asdict(entry) | {"path": f"{name}/{entry.path}"} for name in sorted(builds) for entry in entries(folder / name)
-    ]
-    content = {"format": 1, "builds": builds, "files": listed}
+def document(version: str, entries: Iterable[Entry], builds: Mapping[str, object]) -> bytes:
+    """Return the manifest of a package; ``builds`` says for each platform in it what it was built with.
+
+    Raises:
+        BuildError: A file is listed twice.
+    """
+    listed = sorted((asdict(entry) for entry in entries), key=lambda row: str(row["path"]).encode())
+    paths = [row["path"] for row in listed]
+    twice = sorted({path for path in paths if paths.count(path) > 1})
+    if twice:
+        message = f"the package holds {twice[0]} twice"
+        raise BuildError(message)
+    content = {"format": FORMAT, "version": version, "builds": builds, "files": listed}
     return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()

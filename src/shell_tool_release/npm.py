@@ -118,15 +118,17 @@ def pack(workspace: Workspace, repository: str | None = None, cache: Path | None
 
 
 def _members(workspace: Workspace, builds: Mapping[str, object], repository: str | None) -> list[TarMember]:
-    return [
+    members = [
         TarMember(name="package.json", data=package_json(workspace, list(builds), repository)),
         TarMember(name="bin/codex-shell-tool-mcp", data=_launcher(workspace).read_bytes(), mode=0o755),
         TarMember(name="THIRD_PARTY_NOTICES.md", data=_notices(workspace.vendor, list(builds))),
-        TarMember(name=f"vendor/{manifest.NAME}", data=manifest.document(workspace.vendor, builds)),
         *(TarMember(name=f"patches/{path.name}", data=path.read_bytes()) for path in _patches(workspace)),
         *(TarMember(name=name, data=(workspace.root / name).read_bytes()) for name in _TEXTS),
         *(member for platform in builds for member in _platform(workspace.vendor, platform)),
     ]
+    listed = [manifest.described(member.name, member.data, member.mode) for member in members]
+    document = manifest.document(workspace.version, listed, builds)
+    return [*members, TarMember(name=f"vendor/{manifest.NAME}", data=document)]
 
 
 def _packed(members: Sequence[TarMember], cache: Path | None) -> tuple[bytes, list[Weight]]:

@@ -84,16 +84,14 @@ def test_entries_are_npms(small: Workspace) -> None:
     assert header[3] == 0, "the header names a file or carries a comment"
 
 
-def test_manifest_lists_every_file_of_vendor(small: Workspace) -> None:
+def test_manifest_lists_every_file_of_the_package(small: Workspace) -> None:
     package = pack(small)
     manifest = json.loads(_read(package.path, "package/vendor/MANIFEST.json"))
-    listed = {f"package/vendor/{entry['path']}" for entry in manifest["files"]}
-    assert listed == {n for n in _members(package.path) if n.startswith("package/vendor/")} - {
-        "package/vendor/MANIFEST.json"
-    }
+    listed = {f"package/{entry['path']}" for entry in manifest["files"]}
+    assert listed == set(_members(package.path)) - {"package/vendor/MANIFEST.json"}
     program = next(entry for entry in manifest["files"] if entry["path"].endswith("program"))
     assert program["mode"] == "0755"
-    assert program["sha256"] == file_sha256(small.vendor / program["path"])
+    assert program["sha256"] == file_sha256(small.root / program["path"])
 
 
 def test_a_symbolic_link_is_an_error(small: Workspace) -> None:

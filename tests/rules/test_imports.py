@@ -28,7 +28,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "shells": {"errors"},
     "escalation": {"errors", "execpolicy", "process", "sandbox", "shells"},
     "server": {"errors", "version", "frozen_environment", "escalation", "execpolicy", "process", "sandbox", "shells"},
-    "cli": {"errors", "version", "frozen_environment", "server", "execpolicy", "shells", "sandbox", "escalation"},
+    "verify": {"errors"},
+    "cli": {
+        *("errors", "version", "frozen_environment", "server", "execpolicy", "shells", "sandbox", "escalation"),
+        "verify",
+    },
     "__main__": {"cli", "frozen_environment"},
     "__init__": set(),
 }
