@@ -5,6 +5,7 @@ API::
     cache_root() -> Path                        CODEX_BUILD_CACHE, else the platform's cache folder
     Key.of(kind, **inputs) -> Key               hash of all inputs
     entry(root, key, build) -> Entry            build once (also across processes), then reuse
+    inputs(path) -> dict                        all that went into the entry at a path
     Lock(path)                                  context manager; one process at a time
     sweep(root)                                 remove old logs and what killed builds left behind
 
@@ -26,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
-from shell_tool_release.errors import ConfigurationError
+from shell_tool_release.errors import BuildError, ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -142,6 +143,16 @@ def entry(root: Path, key: Key, build: Callable[[Path], None]) -> Entry:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return Entry(path=final, reused=False)
+
+
+def inputs(path: Path) -> dict[str, Any]:
+    """Everything that went into the entry in folder ``path``; BuildError when it is no entry."""
+    try:
+        found: dict[str, Any] = json.loads((path / _RECORD).read_bytes())["inputs"]
+    except (OSError, ValueError, KeyError) as error:
+        message = f"{path} is no entry of the build cache: {error}; build it again"
+        raise BuildError(message) from error
+    return found
 
 
 def _files(folder: Path) -> dict[str, str]:

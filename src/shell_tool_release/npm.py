@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from shell_tool_release import manifest
+from shell_tool_release import environments, manifest, sbom
 from shell_tool_release.cache import Key, cache_root, entry
 from shell_tool_release.errors import BuildError, ConfigurationError, run_main
 from shell_tool_release.licenses import notices, read_components
@@ -127,8 +127,20 @@ def _members(workspace: Workspace, builds: Mapping[str, object], repository: str
         *(member for platform in builds for member in _platform(workspace.vendor, platform)),
     ]
     listed = [manifest.described(member.name, member.data, member.mode) for member in members]
+    bill = TarMember(name=f"sbom/{sbom.NAME}", data=_bill(workspace, list(builds), listed))
+    members.append(bill)
+    listed.append(manifest.described(bill.name, bill.data, bill.mode))
     document = manifest.document(workspace.version, listed, builds)
     return [*members, TarMember(name=f"vendor/{manifest.NAME}", data=document)]
+
+
+def _bill(workspace: Workspace, platforms: Sequence[str], listed: Sequence[manifest.Entry]) -> bytes:
+    package = json.loads((workspace.root / "packaging" / "npm" / "package.json").read_text(encoding="utf-8"))
+    version = npm_version(workspace.version)
+    subject = sbom.Subject(name=package["name"], version=version, kind="npm", license=package["license"])
+    components = {name: read_components(workspace.vendor / name / "licenses") for name in platforms}
+    pinned = sbom.pinned(workspace.root / environments.CONSTRAINTS)
+    return sbom.document(subject, components, listed, pinned)
 
 
 def _packed(members: Sequence[TarMember], cache: Path | None) -> tuple[bytes, list[Weight]]:

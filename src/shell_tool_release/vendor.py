@@ -21,10 +21,11 @@ import json
 import shutil
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shell_tool_release import manifest
 from shell_tool_release.binaries import describe
+from shell_tool_release.cache import inputs
 from shell_tool_release.errors import BuildError, run_main
 from shell_tool_release.freeze import Frozen, freeze
 from shell_tool_release.licenses import Component, read_components, write_component
@@ -35,7 +36,7 @@ from shell_tool_release.toolchain import Zig, find_zig
 from shell_tool_release.workspace import find_workspace, host_platform
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from shell_tool_release.native import BuiltNative
@@ -64,8 +65,8 @@ def assemble(workspace: Workspace, parts: Parts) -> Path:
     shutil.copytree(parts.frozen.licenses, folder / "licenses")
     install_native(parts.native, workspace.vendor)
     install_shells(parts.shells, workspace.vendor)
-    _write_bash_license(folder / "licenses", parts.source)
-    _write_compiler_licenses(folder / "licenses", parts.zig)
+    write_bash_license(folder / "licenses", parts.source)
+    write_compiler_licenses(folder / "licenses", parts.zig)
     record = json.dumps(_build_record(folder, parts), indent=1, sort_keys=True) + "\n"
     (folder / BUILD_FILE).write_text(record, encoding="utf-8")
     for path in manifest.files(folder):
@@ -73,7 +74,7 @@ def assemble(workspace: Workspace, parts: Parts) -> Path:
     return folder
 
 
-def _write_bash_license(target: Path, source: SourceTree) -> None:
+def write_bash_license(target: Path, source: SourceTree) -> None:
     """GPL-3: the text, where the source is and what was changed (section 6 d, access from a designated place)."""
     component = Component(
         name="GNU bash",
@@ -87,7 +88,7 @@ def _write_bash_license(target: Path, source: SourceTree) -> None:
     write_component(target, component, {"COPYING": (source.path / "COPYING").read_bytes()})
 
 
-def _write_compiler_licenses(target: Path, zig: Zig) -> None:
+def write_compiler_licenses(target: Path, zig: Zig) -> None:
     """What a compiler adds to each program it links: start files, its run-time library, the static C library."""
     linked = {
         "zig run-time library": ("MIT", zig.binary.parent / "LICENSE", "compiler support code in the native programs"),
@@ -110,8 +111,22 @@ def _build_record(folder: Path, parts: Parts) -> dict[str, object]:
         "zig": parts.zig.version,
         "bash": {"version": parts.source.version, "level": parts.source.level, "tree": parts.source.digest},
         "glibc": glibc_floor(folder / "server"),
+        "programs": made_from(parts.native, parts.shells) | {"server": inputs(parts.frozen.server.parent)},
         "parts": {part.name: part.version for part in read_components(folder / "licenses")},
     }
+
+
+def made_from(native: Iterable[BuiltNative], shells: Iterable[BuiltShell]) -> dict[str, dict[str, Any]]:
+    """Each program's sources, patch, compiler and flags, by its path below the platform's folder.
+
+    They are the inputs of its entry in the build cache, so nothing that changes the program can be missing.
+    """
+    found = {f"bin/{program.name}": inputs(program.path.parent) for program in native}
+    for shell in shells:
+        variant = shell.recipe.variant
+        path = variant.package_path.removeprefix(f"{variant.target}/")
+        found[path] = {**inputs(shell.path.parent), "libc": variant.libc, "baseline": variant.baseline}
+    return found
 
 
 def glibc_floor(folder: Path) -> str:

@@ -10,6 +10,7 @@ import pytest
 
 from shell_tool_release import manifest
 from shell_tool_release.binaries import describe
+from shell_tool_release.cache import file_sha256
 from shell_tool_release.errors import BuildError
 from shell_tool_release.licenses import read_components
 from shell_tool_release.variants import load_variants, variants_for
@@ -87,6 +88,31 @@ def test_the_build_is_recorded(platform: Path) -> None:
     assert record["bash"]["version"] == "5.3"
     assert record["parts"]["mcp"].startswith("2.")
     assert read_builds(platform.parent) == {host_platform(): record}
+
+
+def test_it_is_recorded_how_each_program_was_made(platform: Path, workspace: Workspace) -> None:
+    """Which source, patch, compiler, flags and baseline: for every program there is, and for nothing else."""
+    programs = json.loads((platform / "build.json").read_text())["programs"]
+    there = {
+        path.relative_to(platform).as_posix()
+        for folder in ("bin", "bash", "zsh")
+        for path in (platform / folder).rglob("*")
+        if path.is_file()
+    }
+    assert set(programs) == there | {"server"}
+    for path in there - {path for path in there if path.startswith("bin/")}:
+        made = programs[path]
+        assert made["compiler"].startswith("zig ")
+        assert len(made["tree"]) == 64
+        assert made["baseline"] or made["libc"] == "musl"
+        assert any(word.startswith("CFLAGS=") for word in made["commands"])
+    bash = next(made for path, made in programs.items() if path.startswith("bash/"))
+    assert bash["patch"] == file_sha256(workspace.bash_patch)
+    for path in there - {path for path in there if not path.startswith("bin/")}:
+        made = programs[path]
+        assert made["compiler"].startswith("zig ")
+        assert made["files"]["text.c"] == file_sha256(workspace.native_sources / "text.c")
+    assert len(programs["server"]["wheel"]) == 64
 
 
 def test_a_socket_or_a_link_cannot_ship(tmp_path: Path) -> None:
