@@ -76,6 +76,12 @@ def smoke(session: nox.Session) -> None:
     step(session, "smoke")
 
 
+@nox.session
+def wheels(session: nox.Session) -> None:
+    """Build the source archive and the wheel of every platform in dist/python/; -- --target T for one."""
+    step(session, "wheels", *session.posargs)
+
+
 @nox.session(requires=["smoke"])
 def release(session: nox.Session) -> None:
     """All of the above: from the clone to a package that was tried (the README's first command)."""

@@ -129,13 +129,17 @@ def freeze(workspace: Workspace) -> Frozen:
 
 
 def _scripts(workspace: Workspace) -> dict[str, str]:
-    """The programs: name → ``module:function``, as ``pyproject.toml`` has them for the wheel."""
-    document = tomllib.loads((workspace.root / "pyproject.toml").read_text(encoding="utf-8"))
-    return dict(document["project"]["scripts"])
+    """The programs: name → ``module:function``, as ``pyproject.toml`` has them for the wheel.
+
+    The one with the project's own name is the server again, for tools that run packages by name; npm has a launcher.
+    """
+    project = tomllib.loads((workspace.root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return {name: target for name, target in project["scripts"].items() if name != project["name"]}
 
 
 def _build_wheel(workspace: Workspace, folder: Path) -> Path:
-    _run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(workspace.root)])
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(workspace.root)]
+    _run(command, {"CODEX_SHELL_TOOL_MCP_WHEEL": "none", "SOURCE_DATE_EPOCH": "1580601600"})
     return next(folder.glob("*.whl"))
 
 

@@ -2,7 +2,7 @@
 
 API::
 
-    PLACES: Mapping[str, Place]         in the order they are tried: "gnu", "git", "debian"
+    PLACES: Mapping[str, Place]         in the order they are tried: "carried", "gnu", "git", "debian"
     Place(lock, level, scratch, cache) -> Delivery; raises SourceError with the reason
 
 A delivery is a tar archive (any compression) and the patches to apply to it, in order.
@@ -25,6 +25,7 @@ from shell_tool_release import apt
 from shell_tool_release.cache import file_sha256
 from shell_tool_release.download import CONNECT_SECONDS, check, fetch
 from shell_tool_release.errors import SourceError
+from shell_tool_release.workspace import find_workspace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,6 +51,20 @@ class Place(Protocol):
 
     def __call__(self, lock: BashLock, *, level: int, scratch: Path, downloads: Path) -> Delivery:
         """Deliver bash at ``level``; verified downloads stay in ``downloads``, the rest goes to ``scratch``."""
+
+
+def carried(name: str) -> Path:
+    """The archive ``name`` (such as ``bash-5.3.15``) in a source archive of this project; SourceError without it."""
+    archive = find_workspace().third_party / f"{name}.tar.gz"
+    if not archive.is_file():
+        message = f"this checkout carries no {archive.name}; a source archive of a release does"
+        raise SourceError(message)
+    return archive
+
+
+def from_carried(lock: BashLock, *, level: int, scratch: Path, downloads: Path) -> Delivery:  # noqa: ARG001
+    """What a source archive of this project has brought along: the tree itself, patched as upstream patches it."""
+    return Delivery(archive=carried(f"bash-{lock.version}.{level}"), patches=(), strip=0)
 
 
 def from_gnu(lock: BashLock, *, level: int, scratch: Path, downloads: Path) -> Delivery:  # noqa: ARG001
@@ -195,4 +210,6 @@ def _members(archive: Path, names: list[str]) -> tuple[bytes, ...]:
     return tuple(texts)
 
 
-PLACES: Mapping[str, Place] = MappingProxyType({"gnu": from_gnu, "git": from_git, "debian": from_debian})
+PLACES: Mapping[str, Place] = MappingProxyType(
+    {"carried": from_carried, "gnu": from_gnu, "git": from_git, "debian": from_debian}
+)

@@ -158,13 +158,9 @@ def smoke(workspace: Workspace, package: Path, say: Callable[[str], object]) -> 
     Raises:
         BuildError: npm failed, or a step was not as it should be; every such step is listed.
     """
-    place = _prepare(workspace.build / "smoke")
+    place = prepare(workspace.build / "smoke")
     _install(place, package)
-    results = asyncio.run(_run_job(place))
-    say(transcript(results))
-    bad = [f"  {result.step.command}\n    {problem}" for result in results for problem in result.problems]
-    if bad:
-        raise BuildError("\n".join([f"the package {package.name} does not do its job:", *bad]))
+    results = do_job(place, ["npx", COMMAND], say, f"the package {package.name}")
     launcher = place.installed / "node_modules" / ".bin" / COMMAND
     return Outcome(
         results=results,
@@ -173,7 +169,22 @@ def smoke(workspace: Workspace, package: Path, say: Callable[[str], object]) -> 
     )
 
 
-def _prepare(root: Path) -> Place:
+def do_job(place: Place, command: Sequence[str], say: Callable[[str], object], what: str) -> tuple[Result, ...]:
+    """Run :data:`JOB` through the server that ``command`` starts.
+
+    Raises:
+        BuildError: A step was not as it should be; every such step is listed, after the name ``what``.
+    """
+    results = asyncio.run(_run_job(place, command))
+    say(transcript(results))
+    bad = [f"  {result.step.command}\n    {problem}" for result in results for problem in result.problems]
+    if bad:
+        raise BuildError("\n".join([f"{what} does not do its job:", *bad]))
+    return results
+
+
+def prepare(root: Path) -> Place:
+    """Make the folders of a trial anew below ``root``."""
     shutil.rmtree(root, ignore_errors=True)
     place = Place(root=root)
     for folder in (place.installed, place.repository, place.home / ".codex" / "rules"):
@@ -194,8 +205,8 @@ def _install(place: Place, package: Path) -> None:
         raise BuildError(f"npm could not install {package} (status {done.returncode}):\n{done.stdout}{done.stderr}")
 
 
-async def _run_job(place: Place) -> tuple[Result, ...]:
-    """One session with the installed server, all steps in turn."""
+async def _run_job(place: Place, command: Sequence[str]) -> tuple[Result, ...]:
+    """One session with the server that ``command`` starts, all steps in turn."""
     answers: list[Answer | None] = [None]
     asked: list[str] = []
 
@@ -203,7 +214,8 @@ async def _run_job(place: Place) -> tuple[Result, ...]:
         asked.append(params.message)
         return ElicitResult(action=answers[0] or "cancel")
 
-    server = StdioServerParameters(command="npx", args=[COMMAND], env=place.environ(), cwd=place.installed)
+    program, *arguments = command
+    server = StdioServerParameters(command=program, args=arguments, env=place.environ(), cwd=place.installed)
     async with (
         stdio_client(server) as (read, write),
         ClientSession(read, write, read_timeout_seconds=60, elicitation_callback=on_question) as session,
@@ -214,8 +226,8 @@ async def _run_job(place: Place) -> tuple[Result, ...]:
         for step in JOB:
             answers[0] = step.answer
             asked.clear()
-            arguments = {"command": step.command, "workdir": str(place.repository), "login": False}
-            called = await session.call_tool("shell", arguments)
+            call = {"command": step.command, "workdir": str(place.repository), "login": False}
+            called = await session.call_tool("shell", call)
             results.append(_judge(step, called, tuple(asked)))
         return tuple(results)
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 _FORMAT = 1  # part of the key: raise when what a tree holds changes
 _MANIFEST = "MANIFEST"
-PLACE_NAMES = ("gnu", "git", "debian")
+PLACE_NAMES = ("carried", "gnu", "git", "debian")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,6 +39,11 @@ class Workspace:
         return self.root / "src" / "native"
 
     @property
+    def third_party(self) -> Path:
+        """Sources of what is built, which a source archive of a release carries; no such folder in a checkout."""
+        return self.root / "third_party"
+
+    @property
     def variants_file(self) -> Path:
         """The one table of shell variants, shipped with the server too."""
         return self.root / "src" / "codex_shell_tool_mcp" / "shells" / "variants.toml"

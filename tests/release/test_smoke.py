@@ -84,7 +84,7 @@ def test_a_failed_call_is_a_problem() -> None:
 def test_a_step_that_goes_wrong_fails_the_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bad = replace(smoke._judge(STEP, _called(VALUE), ("may I?",)), problems=("exit code 1, not 0",))
 
-    async def run_nothing(_: smoke.Place) -> tuple[smoke.Result, ...]:
+    async def run_nothing(*_: object) -> tuple[smoke.Result, ...]:
         return (bad,)
 
     monkeypatch.setattr(smoke, "_install", lambda *_: None)
@@ -97,12 +97,12 @@ def test_a_package_that_npm_refuses_is_an_error(tmp_path: Path) -> None:
     if shutil.which("npm") is None:
         cannot("npm is not here")
     (tmp_path / "broken.tgz").write_bytes(b"no tarball")
-    place = smoke._prepare(tmp_path / "smoke")
+    place = smoke.prepare(tmp_path / "smoke")
     with pytest.raises(BuildError, match="npm could not install"):
         smoke._install(place, tmp_path / "broken.tgz")
 
 
 def test_a_server_that_does_not_answer_is_an_error(tmp_path: Path) -> None:
-    place = smoke._prepare(tmp_path / "smoke")
+    place = smoke.prepare(tmp_path / "smoke")
     with pytest.raises(BuildError, match=r"did not answer initialize but said b'hello"):
         smoke.measure_start(["echo", "hello"], place, 1)

@@ -200,7 +200,7 @@ def test_no_reachable_place_is_one_message_with_every_reason(
         bash_source(options(tmp_path, lock, *sources.PLACE_NAMES))
     lines = str(caught.value).splitlines()
     assert lines[0] == "bash 5.3 (patch level 3) could be had from no place. Tried, in this order:"
-    assert [line.split(":")[0].strip() for line in lines[1:5]] == ["cache", "gnu", "git", "debian"]
+    assert [line.split(":")[0].strip() for line in lines[1:6]] == ["cache", "carried", "gnu", "git", "debian"]
     text = str(caught.value)
     for expected in (
         "http://127.0.0.1:9/gnu/bash-5.3.tar.gz: connection refused",

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 VENDOR_VARIABLE = b"CODEX_SHELL_TOOL_MCP_VENDOR"
 """Names the vendor folder where the server is not part of one."""
 
+_PACKAGE_DEPTH = 1
+"""A wheel has the vendor folder in the package: ``codex_shell_tool_mcp/vendor``."""
+
 _CHECKOUT_DEPTH = 3
 """``src/codex_shell_tool_mcp/shells/locate.py``: the checkout is this many folders above this file's own."""
 
@@ -39,14 +42,15 @@ class Programs:
 
 
 def vendor_folder(environ: Mapping[bytes, bytes], *, frozen: bool, executable: str = sys.executable) -> Path | None:
-    """The vendor folder: around a frozen server, else the variable's, else the checkout's; or ``None``."""
+    """The vendor folder: around a frozen server, else the variable's, a wheel's, the checkout's; or ``None``."""
     if frozen:
         return Path(executable).resolve().parents[2]
     named = environ.get(VENDOR_VARIABLE)
     if named:
         return Path(os.fsdecode(named)).absolute()
-    checkout = Path(__file__).resolve().parents[_CHECKOUT_DEPTH] / "vendor"
-    return checkout if checkout.is_dir() else None
+    folders = Path(__file__).resolve().parents
+    places = folders[_PACKAGE_DEPTH] / "vendor", folders[_CHECKOUT_DEPTH] / "vendor"
+    return next((place for place in places if place.is_dir()), None)
 
 
 def find_programs(
