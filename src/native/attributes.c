@@ -20,6 +20,7 @@
 
 /* The kernel's name of a process has fifteen characters: this is the beginning of the binary's name. */
 #define SUPERVISOR_NAME "codex-shell-sup"
+#define WAITING_NAME "codex-waiting"
 
 static uint64_t number_of(rlim_t limit)
 {
@@ -143,9 +144,9 @@ void adopt_standing(pid_t process)
     adopt_oom_score(process);
 }
 
-void name_supervisor(void)
+void name_supervisor(bool waits)
 {
-    prctl(PR_SET_NAME, SUPERVISOR_NAME);
+    prctl(PR_SET_NAME, waits ? WAITING_NAME : SUPERVISOR_NAME);
 }
 
 static bool is_supervisor(pid_t process)
@@ -172,9 +173,9 @@ void adopt_standing(pid_t process)
     (void)process; /* a process can only ask for these about itself */
 }
 
-void name_supervisor(void)
+void name_supervisor(bool waits)
 {
-    /* The kernel takes it from the binary's name. */
+    (void)waits; /* The kernel takes it from the binary's name. */
 }
 
 static bool is_supervisor(pid_t process)

@@ -23,7 +23,7 @@ void adopt_standing(pid_t process);
  * can join our process group and so get the terminal's signals from the kernel. */
 bool shares_terminal(void);
 
-/* The name under which shares_terminal finds the supervisor. */
-void name_supervisor(void);
+/* The name under which shares_terminal finds the supervisor; another as long as it waits for its call. */
+void name_supervisor(bool waits);
 
 #endif

@@ -86,7 +86,7 @@ static bool place_descriptors(const struct escalation *escalation, int *program,
 
 /* ---- the exec ------------------------------------------------------------------------------------------------- */
 
-static char **vector(const char *string, uint32_t count)
+char **string_vector(const char *string, uint32_t count)
 {
     char **vector = malloc(((size_t)count + 1) * sizeof *vector);
     if (vector == NULL)
@@ -162,8 +162,8 @@ static void execute_descriptor(const struct escalation *escalation, int program,
 static _Noreturn void execute(const struct escalation *escalation, int program, int report)
 {
     const struct request *what = &escalation->spawn->what;
-    char **argv = vector(what->argv, what->argc);
-    char **env = vector(what->env, what->envc);
+    char **argv = string_vector(what->argv, what->argc);
+    char **env = string_vector(what->env, what->envc);
     if (argv == NULL || env == NULL)
         fail(report, STAGE_MEMORY);
     if (program >= 0 && (!unchanged(escalation->spawn, program) ||

@@ -32,6 +32,9 @@ struct start_report {
 
 const char *stage_text(int stage);
 
+/* `count` strings, one behind the other, as execve(2) takes them: to be freed; NULL if there is no memory. */
+char **string_vector(const char *string, uint32_t count);
+
 /* Returns the child's pid, and in *report the end of a pipe that tells about the exec; -1 with errno set. */
 pid_t start_escalated(const struct escalation *escalation, int *report);
 

@@ -29,6 +29,7 @@ static const struct transition transitions[] = {
     {READER_SERVICE, STATE_DONE, FRAME_FDS, STATE_DONE},
     {READER_SERVICE, STATE_DONE, FRAME_ATTRIBUTES, STATE_DONE},
     {READER_SERVICE, STATE_DONE, FRAME_SIGNAL, STATE_DONE},
+    {READER_SERVER, CONTROL_WAITING, FRAME_FINISHED, CONTROL_DONE},
     {READER_SERVER, CONTROL_START, FRAME_SHELL_STARTED, CONTROL_RUNNING},
     {READER_SERVER, CONTROL_START, FRAME_SHELL_FAILED, CONTROL_FAILED},
     {READER_SERVER, CONTROL_START, FRAME_FINISHED, CONTROL_DONE},
@@ -54,6 +55,8 @@ static const struct transition transitions[] = {
     {READER_SERVER, CONTROL_ENDING, FRAME_SHELL_EXIT, CONTROL_ENDING},
     {READER_SERVER, CONTROL_ENDING, FRAME_KEPT, CONTROL_ENDING},
     {READER_SERVER, CONTROL_ENDING, FRAME_FINISHED, CONTROL_DONE},
+    {READER_SUPERVISOR, CONTROL_WAITING, FRAME_START, CONTROL_START},
+    {READER_SUPERVISOR, CONTROL_WAITING, FRAME_END, CONTROL_ENDING},
     {READER_SUPERVISOR, CONTROL_START, FRAME_END, CONTROL_ENDING},
     {READER_SUPERVISOR, CONTROL_RUNNING, FRAME_SPAWN, CONTROL_RUNNING},
     {READER_SUPERVISOR, CONTROL_RUNNING, FRAME_END, CONTROL_ENDING},
@@ -96,6 +99,7 @@ static const struct size_range sizes[] = {
     {FRAME_FINISHED, 4, 4},
     {FRAME_KEEP, 0, 0},
     {FRAME_KEPT, 4, 4},
+    {FRAME_START, 10, LENGTH_MAX - 1},
 };
 
 static const struct transition *find_transition(const struct decoder *decoder, uint8_t type)
@@ -337,6 +341,21 @@ bool decode_spawn(const uint8_t *payload, size_t length, struct spawn *spawn)
     spawn->modified = take(&input, 8);
     spawn->changed = take(&input, 8);
     return take_request(&input, &spawn->what);
+}
+
+bool decode_start(const uint8_t *payload, size_t length, struct start *start)
+{
+    struct input input = {payload, length, false};
+    start->argc = take_u32(&input);
+    start->envc = take_u32(&input);
+    if (input.broken || start->argc > STRINGS_MAX || start->envc > STRINGS_MAX ||
+        !holds_strings(input.at, input.left, 1 + start->argc + start->envc))
+        return false;
+    start->cwd = (const char *)input.at;
+    start->argv = start->env = next_string(start->cwd);
+    for (uint32_t i = 0; i < start->argc; i++)
+        start->env = next_string(start->env);
+    return start->cwd[0] == '/' && strlen(start->cwd) <= PATH_BYTES_MAX;
 }
 
 uint32_t request_descriptors(const struct request *request)

@@ -62,7 +62,8 @@ enum frame_type {
     FRAME_REQUEST = 1, FRAME_RUN, FRAME_ESCALATE, FRAME_DENY, FRAME_ERROR, FRAME_EXEC_FAILED, FRAME_FDS,
     FRAME_ATTRIBUTES, FRAME_SIGNAL, FRAME_STOPPED, FRAME_CONTINUED, FRAME_EXIT,
     FRAME_SPAWN = 32, FRAME_STARTED, FRAME_ENDED, FRAME_SHELL_STARTED, FRAME_SHELL_FAILED, FRAME_SHELL_EXIT, FRAME_END,
-    FRAME_FINISHED, FRAME_KEEP, FRAME_KEPT
+    FRAME_FINISHED, FRAME_KEEP, FRAME_KEPT,
+    FRAME_START = 50
 };
 
 /* Who reads. On a stream the service is the server and, once it has handed the session over, the supervisor. */
@@ -72,7 +73,7 @@ enum session_state {
     /* an exec session */
     STATE_START, STATE_ASKED, STATE_RUNNING, STATE_HANDING_OVER, STATE_HANDED_OVER, STATE_ATTACHED, STATE_DONE,
     /* a control channel */
-    CONTROL_START, CONTROL_RUNNING, CONTROL_SHELL_ENDED, CONTROL_KEEPING, CONTROL_KEPT, CONTROL_FAILED, CONTROL_ENDING,
+    CONTROL_WAITING, CONTROL_START, CONTROL_RUNNING, CONTROL_SHELL_ENDED, CONTROL_KEEPING, CONTROL_KEPT, CONTROL_FAILED, CONTROL_ENDING,
     CONTROL_DONE
 };
 
@@ -137,6 +138,13 @@ struct spawn {
     struct request what; /* file is the path; flags are SPAWN_ ones */
 };
 
+/* The rest of a supervisor's command line. */
+struct start {
+    uint32_t argc, envc;
+    const char *cwd;
+    const char *argv, *env; /* argc and envc strings, one behind the other */
+};
+
 struct fds {
     uint32_t total, count;
     uint32_t numbers[PART_MAX];
@@ -162,6 +170,7 @@ struct outcome {
 
 bool decode_request(const uint8_t *payload, size_t length, struct request *request);
 bool decode_spawn(const uint8_t *payload, size_t length, struct spawn *spawn);
+bool decode_start(const uint8_t *payload, size_t length, struct start *start);
 bool decode_fds(const uint8_t *payload, size_t length, struct fds *fds);
 bool decode_attributes(const uint8_t *payload, size_t length, struct attributes *attributes);
 bool decode_reason(const uint8_t *payload, size_t length, struct text_span *reason);

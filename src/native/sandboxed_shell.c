@@ -15,6 +15,9 @@
 #include "group.h"
 #include "signals.h"
 
+/* The server knows these words (escalation/supervision.py). */
+#define NO_DIRECTORY "its directory cannot be entered"
+
 #define SOCKET_VARIABLE "CODEX_ESCALATE_SOCKET="
 
 /* bash keeps its own script open here. */
@@ -22,8 +25,6 @@
 
 /* Above this, shells and scripts do not look for free numbers of theirs, and ulimit -n seldom is higher. */
 #define HIGHEST_NUMBER 1024
-
-extern char **environ;
 
 static _Noreturn void report_failure(int pipe, int error, const struct text *text)
 {
@@ -59,18 +60,18 @@ static int move_rendezvous(const struct shell_start *start)
 }
 
 /* The environment with the socket's number in it, once. */
-static char **with_socket(int number)
+static char **with_socket(char **environment, int number)
 {
     static struct text variable;
     size_t count = 0, used = 0;
-    while (environ[count] != NULL)
+    while (environment[count] != NULL)
         count++;
     char **changed = malloc((count + 2) * sizeof *changed);
     if (changed == NULL)
         return NULL;
     for (size_t i = 0; i < count; i++)
-        if (strncmp(environ[i], SOCKET_VARIABLE, sizeof SOCKET_VARIABLE - 1) != 0)
-            changed[used++] = environ[i];
+        if (strncmp(environment[i], SOCKET_VARIABLE, sizeof SOCKET_VARIABLE - 1) != 0)
+            changed[used++] = environment[i];
     text_start(&variable);
     text_add(&variable, SOCKET_VARIABLE);
     text_number(&variable, number);
@@ -100,10 +101,12 @@ static _Noreturn void become_shell(const struct shell_start *start, int report, 
     (void)parent;
 #endif
     take_group(start);
+    if (start->cwd != NULL && chdir(start->cwd) != 0)
+        fail(report, errno, NO_DIRECTORY);
     int number = move_rendezvous(start);
     if (number < 0)
         fail(report, errno, "no descriptor number is free for the escalation socket; raise the descriptor limit");
-    char **environment = with_socket(number);
+    char **environment = with_socket(start->environment, number);
     if (environment == NULL)
         fail(report, ENOMEM, "no memory for the environment");
     if (!sandbox_apply(&start->sandbox, &refusal))

@@ -10,7 +10,8 @@
 
 struct shell_start {
     const char *path;
-    char **argv;
+    char **argv, **environment;
+    const char *cwd;      /* NULL: where we are */
     int rendezvous;       /* the client end of the datagram pair */
     struct rlimit limit;  /* descriptors: what the shell is to have */
     bool terminal;        /* stdin is our controlling terminal: the shell gets its foreground */

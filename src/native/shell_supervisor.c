@@ -19,6 +19,7 @@
 #endif
 
 #include "attributes.h"
+#include "escalated_child.h"
 #include "group.h"
 #include "inventory.h"
 #include "sandboxed_shell.h"
@@ -32,6 +33,8 @@
 /* A server that leaves this much unread (half a million frames) is gone for all practical purposes. */
 #define QUEUE_MAX (4u << 20)
 
+extern char **environ;
+
 /* How long FINISHED may wait for a slow server. */
 #define FLUSH_MS 2000
 
@@ -43,6 +46,7 @@ enum { STATUS_FINISHED = 0, STATUS_BROKEN = 1, STATUS_USAGE = 2 };
 static const char usage[] =
     "usage: codex-shell-supervisor --control N --socket N [--group PATH] [--restrict] [--writable PATH]... [--no-network] "
     "-- SHELL ARGV0 [ARG...]\n"
+    "       codex-shell-supervisor --control N --socket N [--group PATH] --wait\n"
     "       codex-shell-supervisor --probe | --version | --help\n";
 
 int64_t now_ms(void)
@@ -71,7 +75,7 @@ static void flush_queue(struct supervisor *supervisor)
     }
 }
 
-void tell_server(struct supervisor *supervisor, const uint8_t *frame, size_t size)
+static void queue_frame(struct supervisor *supervisor, const uint8_t *frame, size_t size)
 {
     if (supervisor->queued + size > supervisor->queue_room) {
         size_t room = supervisor->queue_room * 2 + size + 4096;
@@ -85,6 +89,11 @@ void tell_server(struct supervisor *supervisor, const uint8_t *frame, size_t siz
     }
     memcpy(supervisor->queue + supervisor->queued, frame, size);
     supervisor->queued += size;
+}
+
+void tell_server(struct supervisor *supervisor, const uint8_t *frame, size_t size)
+{
+    queue_frame(supervisor, frame, size);
     flush_queue(supervisor);
 }
 
@@ -139,7 +148,8 @@ static void shell_ended(struct supervisor *supervisor, int status)
         return;
     supervisor->shell = 0;
     supervisor->decoder.state = CONTROL_SHELL_ENDED;
-    tell_server(supervisor, frame, encode_exit(frame, sizeof frame, FRAME_SHELL_EXIT, outcome));
+    /* Not sent yet: if nothing is left, FINISHED goes along. */
+    queue_frame(supervisor, frame, encode_exit(frame, sizeof frame, FRAME_SHELL_EXIT, outcome));
 }
 
 bool reap_children(struct supervisor *supervisor)
@@ -171,6 +181,188 @@ static void keep_what_is_left(struct supervisor *supervisor)
     tell_server(supervisor, frame, encode_number(frame, sizeof frame, FRAME_KEPT, left));
 }
 
+/* ---- start ---------------------------------------------------------------------------------------------------- */
+
+struct options {
+    int control, socket;
+    const char *group;
+    struct sandbox_options sandbox;
+    char **shell; /* SHELL ARGV0 [ARG...]; NULL: a START frame will tell */
+    char **environment;
+    const char *cwd; /* NULL: where we are */
+};
+
+static bool take_descriptor(const char *text, int *descriptor)
+{
+    return text != NULL && parse_number(text, descriptor) && *descriptor > 2 && fcntl(*descriptor, F_GETFD) >= 0;
+}
+
+/* One option of how the shell is confined. False: it is none. */
+static bool take_confinement(char ***argv, struct sandbox_options *sandbox)
+{
+    const char *option = **argv;
+    if (strcmp(option, "--restrict") == 0)
+        sandbox->restrict_writes = true;
+    else if (strcmp(option, "--no-network") == 0)
+        sandbox->no_network = true;
+    else if (strcmp(option, "--writable") == 0 && (*argv)[1] != NULL)
+        sandbox->writable[sandbox->count++] = *++*argv;
+    else
+        return false;
+    return true;
+}
+
+/* How the shell is confined and, behind "--", what it is. */
+static bool parse_shell(char **argv, struct options *options)
+{
+    for (; *argv != NULL; argv++) {
+        if (strcmp(*argv, "--") == 0) {
+            options->shell = argv + 1;
+            return argv[1] != NULL && argv[2] != NULL;
+        }
+        if (!take_confinement(&argv, &options->sandbox))
+            return false;
+    }
+    return false;
+}
+
+static bool parse_options(char **argv, struct options *options)
+{
+    options->control = options->socket = -1;
+    for (; *argv != NULL; argv += 2) {
+        if (strcmp(*argv, "--group") == 0 && argv[1] != NULL)
+            options->group = argv[1];
+        else if (strcmp(*argv, "--control") == 0 && take_descriptor(argv[1], &options->control))
+            continue;
+        else if (strcmp(*argv, "--socket") != 0 || !take_descriptor(argv[1], &options->socket))
+            break;
+    }
+    if (*argv == NULL || options->control < 0 || options->socket < 0)
+        return false;
+    return strcmp(*argv, "--wait") == 0 ? argv[1] == NULL : parse_shell(argv, options);
+}
+
+/* A session of our own. A leader of a process group cannot have one; it joins its parent's group first. */
+static bool start_session(void)
+{
+    if (setsid() >= 0 || getsid(0) == getpid())
+        return true;
+    return setpgid(0, getpgid(getppid())) == 0 && setsid() >= 0;
+}
+
+/* Nothing of the caller's may stay open here: pipes must reach their end when the shell and its children have let go. */
+static bool let_go_of_stdio(void)
+{
+    int null = open_descriptor("/dev/null", O_RDWR | O_CLOEXEC);
+    if (null < 0)
+        return false;
+    bool done = true;
+    for (int number = 0; number <= 2; number++)
+        done = dup2(null, number) >= 0 && set_close_on_exec(number, true) && done;
+    close(null);
+    return done && chdir("/") == 0;
+}
+
+static bool prepare(struct supervisor *supervisor, const char **problem)
+{
+    *problem = "the processes of this host cannot be listed (is /proc mounted?), so what the shell leaves behind could not "
+               "be ended";
+    if (!ending_prepare())
+        return false;
+    *problem = "no session of its own could be started";
+    if (!start_session())
+        return false;
+    *problem = "no pipe could be made";
+    if (!pipe_pair(supervisor->wake))
+        return false;
+    fcntl(supervisor->wake[0], F_SETFL, O_NONBLOCK);
+    fcntl(supervisor->wake[1], F_SETFL, O_NONBLOCK);
+#ifdef __linux__
+    *problem = "it cannot become the reaper of its descendants";
+    if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0)
+        return false;
+    /* A script may have stopped us, and then nobody would end it. The signal is none to us otherwise, which matters: it also
+     * comes when only the thread that started us ends. */
+    prctl(PR_SET_PDEATHSIG, SIGCONT);
+#endif
+    signal(SIGPIPE, SIG_IGN);
+    signals_relay(SIGNAL_BIT(SIGCHLD) | SIGNAL_BIT(SIGTERM) | SIGNAL_BIT(SIGHUP) | SIGNAL_BIT(SIGINT),
+                  supervisor->wake[1]);
+    signals_block(0);
+    return true;
+}
+
+static void close_others_on_exec(int number, void *context)
+{
+    (void)context;
+    if (number > 2)
+        set_close_on_exec(number, true);
+}
+
+/* All that can be done before it is known what to run. */
+static void get_ready(struct supervisor *supervisor, const struct options *options)
+{
+    getrlimit(RLIMIT_NOFILE, &supervisor->limit); /* before anything here raises it */
+    each_descriptor(close_others_on_exec, NULL);
+    raise_descriptor_limit();
+    if (options->group != NULL)
+        group_make(options->group);
+    supervisor->rendezvous = options->socket;
+    name_supervisor(options->shell == NULL);
+    if (!prepare(supervisor, &supervisor->unready))
+        supervisor->unready_error = errno;
+    else
+        supervisor->unready = NULL;
+}
+
+/* Starts the shell, or says why it was not. */
+static void launch(struct supervisor *supervisor, const struct options *options)
+{
+    const char *problem = supervisor->unready;
+    int error = supervisor->unready_error;
+    struct shell_start start = {
+        .path = options->shell[0], .argv = options->shell + 1, .environment = options->environment, .cwd = options->cwd,
+        .rendezvous = supervisor->rendezvous, .limit = supervisor->limit, .sandbox = options->sandbox,
+    };
+    pid_t shell = -1;
+    if (problem == NULL) {
+        problem = "no process could be made for the shell";
+        name_supervisor(false);
+        start.terminal = isatty(STDIN_FILENO) && ioctl(STDIN_FILENO, TIOCSCTTY, 0) == 0;
+        shell = start_shell(&start, &supervisor->shell_report);
+        error = errno;
+    }
+    close_if_open(&supervisor->rendezvous);
+    let_go_of_stdio();
+    if (shell < 0)
+        tell_shell_failed(supervisor, error, problem, strlen(problem));
+    else
+        supervisor->shell = shell;
+}
+
+/* A START frame: the rest of the command line. False: the server broke the protocol, or there is no memory. */
+static bool start_as_told(struct supervisor *supervisor)
+{
+    struct start start;
+    struct options options = {.control = -1};
+    if (supervisor->received.count != 0 || !decode_start(supervisor->decoder.payload, supervisor->decoder.length, &start))
+        return false;
+    char **arguments = string_vector(start.argv, start.argc);
+    options.environment = string_vector(start.env, start.envc);
+    options.sandbox.writable = calloc((size_t)start.argc + 1, sizeof *options.sandbox.writable);
+    options.cwd = start.cwd;
+    bool fine = arguments != NULL && options.environment != NULL && options.sandbox.writable != NULL &&
+                parse_shell(arguments, &options);
+    if (fine)
+        launch(supervisor, &options);
+    free(arguments);
+    free(options.environment);
+    free(options.sandbox.writable);
+    return fine;
+}
+
+/* ---- what the server says --------------------------------------------------------------------------------------- */
+
 /* False: the server broke the protocol. */
 static bool take_control_frame(struct supervisor *supervisor)
 {
@@ -179,6 +371,8 @@ static bool take_control_frame(struct supervisor *supervisor)
         fine = session_spawn(supervisor);
     else if (supervisor->decoder.type == FRAME_KEEP)
         keep_what_is_left(supervisor);
+    else if (supervisor->decoder.type == FRAME_START)
+        fine = start_as_told(supervisor);
     else
         supervisor->ending = true; /* the state table leaves only END */
     fine = fine && supervisor->received.count == 0;
@@ -224,7 +418,10 @@ static void read_signals(struct supervisor *supervisor)
     while (read(supervisor->wake[0], &caught, sizeof caught) == (ssize_t)sizeof caught)
         if (caught.number != SIGCHLD)
             supervisor->ending = true;
-    reap_children(supervisor);
+    if (!reap_children(supervisor) && PROCESSES_ADOPTED && supervisor->decoder.state == CONTROL_SHELL_ENDED)
+        supervisor->ending = true; /* nothing is left that could be kept, or would have to be ended */
+    if (!supervisor->ending)
+        flush_queue(supervisor);
 }
 
 /* Milliseconds until something is due, or -1. */
@@ -277,8 +474,8 @@ static void finish(struct supervisor *supervisor)
     int64_t give_up = now_ms() + FLUSH_MS;
     sessions_abandon(supervisor);
     uint32_t ended = end_everything(supervisor);
-    group_remove();
     tell_server(supervisor, frame, encode_number(frame, sizeof frame, FRAME_FINISHED, ended));
+    group_remove(); /* nobody needs to wait for that */
     while (supervisor->queued > 0 && now_ms() < give_up) {
         struct pollfd control = {.fd = supervisor->control, .events = POLLOUT};
         poll(&control, 1, (int)(give_up - now_ms()));
@@ -286,131 +483,7 @@ static void finish(struct supervisor *supervisor)
     }
 }
 
-/* ---- start ---------------------------------------------------------------------------------------------------- */
-
-struct options {
-    int control, socket;
-    const char *group;
-    struct sandbox_options sandbox;
-    char **shell; /* SHELL ARGV0 [ARG...] */
-};
-
-static bool take_descriptor(const char *text, int *descriptor)
-{
-    return text != NULL && parse_number(text, descriptor) && *descriptor > 2 && fcntl(*descriptor, F_GETFD) >= 0;
-}
-
-static bool parse_options(char **argv, struct options *options)
-{
-    options->control = options->socket = -1;
-    for (; *argv != NULL; argv++) {
-        if (strcmp(*argv, "--") == 0) {
-            options->shell = argv + 1;
-            return options->control >= 0 && options->socket >= 0 && argv[1] != NULL && argv[2] != NULL;
-        }
-        if (strcmp(*argv, "--restrict") == 0)
-            options->sandbox.restrict_writes = true;
-        else if (strcmp(*argv, "--no-network") == 0)
-            options->sandbox.no_network = true;
-        else if (strcmp(*argv, "--writable") == 0 && argv[1] != NULL)
-            options->sandbox.writable[options->sandbox.count++] = *++argv;
-        else if (strcmp(*argv, "--group") == 0 && argv[1] != NULL)
-            options->group = *++argv;
-        else if (strcmp(*argv, "--control") == 0 && take_descriptor(argv[1], &options->control))
-            argv++;
-        else if (strcmp(*argv, "--socket") == 0 && take_descriptor(argv[1], &options->socket))
-            argv++;
-        else
-            return false;
-    }
-    return false;
-}
-
-/* A session of our own. A leader of a process group cannot have one; it joins its parent's group first. */
-static bool start_session(void)
-{
-    if (setsid() >= 0 || getsid(0) == getpid())
-        return true;
-    return setpgid(0, getpgid(getppid())) == 0 && setsid() >= 0;
-}
-
-/* Nothing of the caller's may stay open here: pipes must reach their end when the shell and its children have let go. */
-static bool let_go_of_stdio(void)
-{
-    int null = open_descriptor("/dev/null", O_RDWR | O_CLOEXEC);
-    if (null < 0)
-        return false;
-    bool done = true;
-    for (int number = 0; number <= 2; number++)
-        done = dup2(null, number) >= 0 && set_close_on_exec(number, true) && done;
-    close(null);
-    return done && chdir("/") == 0;
-}
-
-static bool prepare(struct supervisor *supervisor, const char **problem)
-{
-    *problem = "the processes of this host cannot be listed (is /proc mounted?), so what the shell leaves behind could not "
-               "be ended";
-    if (!ending_prepare())
-        return false;
-    *problem = "no session of its own could be started";
-    if (!start_session())
-        return false;
-    *problem = "no pipe could be made";
-    if (!pipe_pair(supervisor->wake))
-        return false;
-    fcntl(supervisor->wake[0], F_SETFL, O_NONBLOCK);
-    fcntl(supervisor->wake[1], F_SETFL, O_NONBLOCK);
-#ifdef __linux__
-    *problem = "it cannot become the reaper of its descendants";
-    if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0)
-        return false;
-    /* A script may have stopped us, and then nobody would end it. The signal is none to us otherwise, which matters: it also
-     * comes when only the thread that started us ends. */
-    prctl(PR_SET_PDEATHSIG, SIGCONT);
-#endif
-    name_supervisor();
-    signal(SIGPIPE, SIG_IGN);
-    signals_relay(SIGNAL_BIT(SIGCHLD) | SIGNAL_BIT(SIGTERM) | SIGNAL_BIT(SIGHUP) | SIGNAL_BIT(SIGINT),
-                  supervisor->wake[1]);
-    signals_block(0);
-    return true;
-}
-
-static void close_others_on_exec(int number, void *context)
-{
-    (void)context;
-    if (number > 2)
-        set_close_on_exec(number, true);
-}
-
-/* Starts the shell, or says why it was not. */
-static void launch(struct supervisor *supervisor, const struct options *options)
-{
-    const char *problem;
-    struct shell_start start = {
-        .path = options->shell[0], .argv = options->shell + 1, .rendezvous = options->socket, .sandbox = options->sandbox,
-    };
-    getrlimit(RLIMIT_NOFILE, &supervisor->limit); /* before anything here raises it */
-    start.limit = supervisor->limit;
-    each_descriptor(close_others_on_exec, NULL);
-    raise_descriptor_limit();
-    pid_t shell = -1;
-    if (options->group != NULL)
-        group_make(options->group);
-    if (prepare(supervisor, &problem)) {
-        problem = "no process could be made for the shell";
-        start.terminal = isatty(STDIN_FILENO) && ioctl(STDIN_FILENO, TIOCSCTTY, 0) == 0;
-        shell = start_shell(&start, &supervisor->shell_report);
-    }
-    int error = errno;
-    close(options->socket);
-    let_go_of_stdio();
-    if (shell < 0)
-        tell_shell_failed(supervisor, error, problem, strlen(problem));
-    else
-        supervisor->shell = shell;
-}
+/* ---- all of it ------------------------------------------------------------------------------------------------- */
 
 static uint8_t *allocate(size_t size)
 {
@@ -420,12 +493,15 @@ static uint8_t *allocate(size_t size)
 static int supervise(const struct options *options)
 {
     static struct supervisor supervisor = {.wake = {-1, -1}, .shell_report = -1};
+    bool waits = options->shell == NULL;
     bool fine = true;
     supervisor.control = options->control;
     /* Each frame's payload is allocated, for a SPAWN's goes on living with its session. */
-    decoder_start(&supervisor.decoder, READER_SUPERVISOR, CONTROL_START, NULL, 0);
+    decoder_start(&supervisor.decoder, READER_SUPERVISOR, waits ? CONTROL_WAITING : CONTROL_START, NULL, 0);
     supervisor.decoder.allocate = allocate;
-    launch(&supervisor, options);
+    get_ready(&supervisor, options);
+    if (!waits)
+        launch(&supervisor, options);
     while (fine && !supervisor.ending)
         fine = serve_once(&supervisor);
     finish(&supervisor);
@@ -454,7 +530,7 @@ static void probe(void)
 
 int main(int argc, char **argv)
 {
-    struct options options = {.control = -1};
+    struct options options = {.control = -1, .environment = environ};
     if (argc == 2 && strcmp(argv[1], "--probe") == 0) {
         probe();
         return 0;

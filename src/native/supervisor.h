@@ -23,6 +23,9 @@ struct supervisor {
     int wake[2];                 /* caught signals */
     pid_t shell;                 /* 0: not running */
     int shell_report;
+    int rendezvous;              /* the shell's end of the datagram pair; -1 once it has been handed on */
+    const char *unready;         /* why no shell can be started; NULL: one can */
+    int unready_error;
     struct rlimit limit;         /* descriptors, as we were started */
     struct session *sessions;
     bool ending;

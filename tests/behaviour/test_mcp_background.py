@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from codex_shell_tool_mcp.server.approvals import NO_REQUEST
-from support.marked import marking, processes
+from support.marked import marking, processes, supervisors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from support.clients import Installation, Raw
+    from support.clients import Installation
 
 pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 
@@ -32,11 +32,6 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = 20) ->
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.01)
-
-
-def children(server: Raw) -> list[int]:
-    folder = Path(f"/proc/{server.process.pid}/task")
-    return [int(word) for thread in folder.iterdir() for word in (thread / "children").read_text().split()]
 
 
 @pytest.fixture
@@ -81,7 +76,7 @@ def test_kept_ones_go_on_until_they_end(installation: Installation, mark: str) -
         assert server.result()["output"] == "more\n"
         assert processes(mark)
         (server.workdir / "go").touch()
-        wait_for(lambda: children(server) == [], "the supervisor ends with the last of them")
+        wait_for(lambda: supervisors(server.process.pid) == [], "the supervisor ends with the last of them")
         assert (server.workdir / "status").read_text() == "0\n"
         assert not processes(mark)
 
@@ -93,7 +88,7 @@ def test_nothing_to_keep(installation: Installation) -> None:
             told = server.result()
             assert told["output"] == "hi\n"
             assert not {"background_processes", "ended_processes"} & set(told)
-        wait_for(lambda: children(server) == [], "a supervisor is left")
+        wait_for(lambda: supervisors(server.process.pid) == [], "a supervisor is left")
 
 
 def test_the_rules_hold_as_long_as_they_live(ruled: Installation, mark: str) -> None:
@@ -118,7 +113,7 @@ def test_the_rules_hold_as_long_as_they_live(ruled: Installation, mark: str) -> 
             f"Execution denied: {NO_REQUEST}",
             "1",
         ]
-        wait_for(lambda: children(server) == [], "a supervisor is left")
+        wait_for(lambda: supervisors(server.process.pid) == [], "a supervisor is left")
 
 
 def test_a_question_that_is_open_when_the_call_is_answered(ruled: Installation, mark: str) -> None:
@@ -140,18 +135,19 @@ def test_kept_ones_end_with_the_server(installation: Installation, mark: str, ho
     with installation.raw() as server:
         server.send(server.call(1, script, background="keep"), server.call(2, script, background="keep"))
         assert [server.result()["background_processes"] for _ in range(2)] == [3, 3]
-        assert len(processes(mark)) == 6 + 2  # the supervisors know the scripts
+        assert len(processes(mark)) == 6
+        assert len(supervisors(server.process.pid)) == 2
         if how == "stdin":
             assert server.process.stdin is not None
             server.process.stdin.close()
         elif how == "supervisor killed":
-            for pid in children(server):
+            for pid in supervisors(server.process.pid):
                 os.kill(pid, signal.SIGKILL)
         else:
             server.process.send_signal(signal.Signals[how])
         wait_for(lambda: not processes(mark), "something is left")
         if how == "supervisor killed":
-            wait_for(lambda: children(server) == [], "not reaped")
+            wait_for(lambda: supervisors(server.process.pid) == [], "not reaped")
             server.send(server.call(3, "echo alive"))
             assert server.result()["output"] == "alive\n"
 
@@ -166,10 +162,10 @@ def test_a_call_that_does_not_end_by_itself_keeps_nothing(installation: Installa
             assert (told["timed_out"], told["ended_processes"]) == (True, 2)
             assert "background_processes" not in told
         else:
-            wait_for(lambda: len(processes(mark)) == 2 + 1, "not started")
+            wait_for(lambda: len(processes(mark)) == 2, "not started")
             server.send({"method": "notifications/cancelled", "params": {"requestId": 1}})
         wait_for(lambda: not processes(mark), "something is left")
-        wait_for(lambda: children(server) == [], "a supervisor is left")
+        wait_for(lambda: supervisors(server.process.pid) == [], "a supervisor is left")
 
 
 @pytest.mark.parametrize("background", ["end", "keep"])
@@ -196,6 +192,6 @@ def test_no_more_than_so_many(installation: Installation, mark: str) -> None:
         (refused,) = [answer for answer in answers if answer["isError"]]
         assert "16 calls keep background processes already" in refused["content"][0]["text"]
         os.kill(next(pid for pid in processes(mark)), signal.SIGKILL)
-        wait_for(lambda: len(children(server)) == 15, "its supervisor ends")
+        wait_for(lambda: len(supervisors(server.process.pid)) == 15, "its supervisor ends")
         server.send(server.call(18, script, background="keep"))
         assert server.result()["background_processes"] == 1

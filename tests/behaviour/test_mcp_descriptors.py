@@ -17,6 +17,7 @@ import pytest
 
 from support.built import built
 from support.clients import Installation
+from support.marked import waits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -151,22 +152,60 @@ def of_process_named(server: Raw, pid: str) -> dict[int, str]:
     return found
 
 
+def waiting(server: Raw) -> list[int]:
+    """The supervisor that waits for the next call."""
+    tasks = Path(f"/proc/{server.process.pid}/task").iterdir()
+    return [int(word) for task in tasks for word in (task / "children").read_text().split() if waits(int(word))]
+
+
+def at_rest(server: Raw) -> dict[int, str]:
+    """What the server has open once everything of earlier calls is put away, and one supervisor waits."""
+    held: dict[int, str] = {}
+    for _ in range(200):
+        if waiting(server) and held == (held := of_process(server.process.pid)):
+            return held
+        time.sleep(0.05)
+    pytest.fail("the server does not come to rest")
+
+
 def test_the_server_holds_two_sockets_and_a_pipe_a_call(loaded: Raw) -> None:
-    """Control channel, rendezvous, output. The client's end of the rendezvous is closed, or its end would go unseen."""
+    """Control channel, rendezvous, output. The client's end of the rendezvous is closed, or its end would go unseen.
+
+    The supervisor that waits has all of them before there is a call for it, and then the next one has as many.
+    """
     printed(loaded, ":")
-    before = of_process(loaded.process.pid)
+    before = at_rest(loaded)
     fifo = loaded.workdir / "fifo"
     os.mkfifo(fifo)
     loaded.send(loaded.call(1, "echo $CODEX_ESCALATE_SOCKET $$ > fifo; read < fifo"))
     number, shell = map(int, fifo.read_text().split())
-    during = of_process(loaded.process.pid)
+    during = at_rest(loaded)
     theirs = of_process(shell)[number]
     fifo.write_text("go on\n")
     loaded.result()
     new = [during[one] for one in during if before.get(one) != during[one]]
     assert sorted(re.sub(r":\[.*", "", name) for name in new) == ["pipe", "socket", "socket"]
     assert theirs not in during.values()
-    assert set(of_process(loaded.process.pid).values()) <= set(before.values())
+    assert sorted(kinds(at_rest(loaded)).values()) == sorted(kinds(before).values())
+    fifo.unlink()
+
+
+def test_the_supervisor_that_waits_holds_only_its_own(loaded: Raw) -> None:
+    fifo = loaded.workdir / "fifo"
+    os.mkfifo(fifo)
+    loaded.send(loaded.call(1, "echo $$ $PPID > fifo; read < fifo"))
+    shell, supervisor = map(int, fifo.read_text().split())
+    server = at_rest(loaded)
+    (one,) = waiting(loaded)
+    held = of_process(one)
+    theirs = {*of_process(shell).values(), *of_process(supervisor).values()}
+    fifo.write_text("go on\n")
+    loaded.result()
+    fifo.unlink()
+    own = [name for name in kinds(held).values() if "/codex-shell-" not in name]  # its control group
+    assert sorted(own) == ["/dev/null", "/proc", *["pipe"] * 4, *["socket"] * 2]
+    assert set(held.values()) & theirs <= {"/dev/null", "/proc"}
+    assert set(held.values()) & set(server.values()) == {"/dev/null", held[1]}  # the other end of what it will print
 
 
 def test_parallel_calls_have_none_of_each_others(loaded: Raw) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.marked import marking, processes
+from support.marked import marking, processes, supervisors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -116,12 +116,6 @@ def result(server: Raw) -> dict[str, Any]:
     return told
 
 
-def supervisors(server: Raw) -> list[int]:
-    """Children of the server."""
-    folder = Path(f"/proc/{server.process.pid}/task")
-    return [int(word) for thread in folder.iterdir() for word in (thread / "children").read_text().split()]
-
-
 def test_timeout(asking: Installation, mark: str) -> None:
     asking.options += ("--approval-timeout", str(ANSWERED_WITHIN))
     with asking.raw(elicitation={}) as server:
@@ -138,7 +132,7 @@ def test_cancellation(asking: Installation, mark: str) -> None:
         server.send({"method": "notifications/cancelled", "params": {"requestId": 1}})
         assert_nothing_left(mark)
         assert server.process.poll() is None
-        assert supervisors(server) == []
+        assert supervisors(server.process.pid) == []
 
 
 def test_end_of_stdin(asking: Installation, mark: str) -> None:
@@ -193,13 +187,13 @@ def test_signal_to_the_server(asking: Installation, mark: str, number: signal.Si
 def test_signal_to_the_supervisor(asking: Installation, mark: str, number: signal.Signals) -> None:
     """Scripts without a sandbox and escalated programs can send one; the server ends what is left and reaps it."""
     with busy(asking, mark) as server:
-        (supervisor,) = supervisors(server)
+        (supervisor,) = supervisors(server.process.pid)
         os.kill(supervisor, number)
         assert_nothing_left(mark)
         told = answer(server)["result"]
         assert told["isError"] == (number == signal.SIGKILL)
         assert "killed" in str(told) or '"exit_code":137' in str(told)
-        wait_for(lambda: supervisors(server) == [], "not reaped")
+        wait_for(lambda: supervisors(server.process.pid) == [], "not reaped")
         server.send(server.call(1, "echo alive"))
         assert result(server)["output"] == "alive\n"
 
@@ -207,7 +201,7 @@ def test_signal_to_the_supervisor(asking: Installation, mark: str, number: signa
 @pytest.mark.parametrize("how", ["cancelled", "killed"])
 def test_stopped_supervisor(asking: Installation, mark: str, how: str) -> None:
     with busy(asking, mark) as server:
-        (supervisor,) = supervisors(server)
+        (supervisor,) = supervisors(server.process.pid)
         os.kill(supervisor, signal.SIGSTOP)
         if how == "killed":
             server.process.kill()

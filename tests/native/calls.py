@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -155,8 +155,10 @@ class Call:
         return self.expect(wire.ShellExit).outcome
 
     def end(self) -> int:
-        """END; returns how many processes had to be ended. The supervisor has exited then."""
-        self.send(wire.End())
+        """END, if it has not finished by itself; how many processes had to be ended. The supervisor has exited then."""
+        if self.connection.state != "done":
+            with suppress(OSError):  # it has finished this very moment
+                self.send(wire.End())
         ended = self.expect(wire.Finished).ended
         assert self.process.wait(PATIENCE) == 0
         return ended
@@ -176,10 +178,11 @@ def supervised(
     stdin: int = subprocess.DEVNULL,
     inherited: tuple[int, ...] = (),
     setup: Callable[[], None] | None = None,
+    waiting: bool = False,
 ) -> Iterator[Call]:
     """Start a supervisor with this shell: program, argv[0] and arguments. stdout and stderr are one pipe.
 
-    ``$W`` is the wrapper, for scripts that ask by themselves.
+    ``$W`` is the wrapper, for scripts that ask by themselves. One ``waiting`` is told by START what to run.
     """
     with ExitStack() as stack:
         control, control_theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -187,7 +190,7 @@ def supervised(
         read_end, write_end = os.pipe()
         numbers = (control_theirs.fileno(), client.fileno())
         process = subprocess.Popen(
-            [built().supervisor, *_channels(numbers), *options, "--", *command],
+            [built().supervisor, *_channels(numbers), *options, *(["--wait"] if waiting else ["--", *command])],
             env={**os.environ, "W": str(built().wrapper), **(env or {})},
             cwd=cwd,
             stdin=stdin,
@@ -200,6 +203,7 @@ def supervised(
         control_theirs.close()
         client.close()
         call = Call(process=process, control=control, rendezvous=rendezvous, output=read_end)
+        call.connection.state = "waiting" if waiting else "start"
         stack.callback(os.close, read_end)
         stack.callback(rendezvous.close)
         stack.callback(process.wait, PATIENCE)

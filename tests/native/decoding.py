@@ -130,6 +130,7 @@ _SHOWN: dict[type, tuple[str, Callable[..., str]]] = {
     wire.Finished: ("FINISHED", lambda f: f"number={f.ended}"),
     wire.Keep: ("KEEP", lambda f: ""),
     wire.Kept: ("KEPT", lambda f: f"number={f.left}"),
+    wire.Start: ("START", lambda f: f"cwd={_bytes(f.cwd)} argv={_strings(f.argv)} env={_strings(f.env)}"),
 }
 
 

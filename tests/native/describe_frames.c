@@ -16,7 +16,7 @@ static struct buffer said, original;
 
 static const char *const readers[] = {"client", "service", "server", "supervisor", "anyone"};
 static const char *const states[] = {"start", "asked", "running", "handing-over", "handed-over", "attached", "done",
-                                     "start", "running", "shell-ended", "keeping", "kept", "failed", "ending", "done"};
+                                     "waiting", "start", "running", "shell-ended", "keeping", "kept", "failed", "ending", "done"};
 
 static void append(struct buffer *buffer, const void *bytes, size_t count)
 {
@@ -119,6 +119,19 @@ static bool show_spawn(const uint8_t *payload, size_t length)
     say(" size=%" PRIu64 " modified=%" PRIu64 " changed=%" PRIu64, spawn.size, spawn.modified, spawn.changed);
     print_request(&spawn.what);
     return compare_head(head, encode_spawn_head(head, &spawn, spawn.what.strings.length), spawn.what.strings);
+}
+
+static bool show_start(const uint8_t *payload, size_t length)
+{
+    struct start start;
+    if (!decode_start(payload, length, &start))
+        return fail("not a start");
+    say("START cwd=");
+    print_bytes(start.cwd, strlen(start.cwd));
+    print_strings("argv", start.argv, start.argc);
+    print_strings("env", start.env, start.envc);
+    say("\n");
+    return true; /* only a server sends it, which is not written in C */
 }
 
 static bool show_empty(const char *name, enum frame_type type)
@@ -248,6 +261,7 @@ static bool show(const struct decoder *decoder)
     case FRAME_FINISHED: return show_number("FINISHED", FRAME_FINISHED, payload, length);
     case FRAME_KEEP: return show_empty("KEEP", FRAME_KEEP);
     case FRAME_KEPT: return show_number("KEPT", FRAME_KEPT, payload, length);
+    case FRAME_START: return show_start(payload, length);
     }
     return fail("a frame of unknown type was reported");
 }
@@ -325,8 +339,8 @@ bool find_place(const char *name, struct place *place)
     if (!find(name, length, readers, 0, sizeof readers / sizeof *readers, &reader))
         return false;
     bool control = reader == READER_SERVER || reader == READER_SUPERVISOR;
-    size_t first = control ? CONTROL_START : STATE_START, last = control ? CONTROL_DONE : STATE_DONE;
-    const char *named = name[length] == ':' ? name + length + 1 : states[first];
+    size_t first = control ? CONTROL_WAITING : STATE_START, last = control ? CONTROL_DONE : STATE_DONE;
+    const char *named = name[length] == ':' ? name + length + 1 : states[control ? CONTROL_START : STATE_START];
     if (!find(named, strlen(named), states, first, last + 1, &state))
         return false;
     *place = (struct place){(enum reader)reader, (enum session_state)state};

@@ -813,7 +813,7 @@ def test_sessions_in_the_middle_are_told_at_the_end() -> None:
 
 def test_soak() -> None:
     """A few hundred escalations: memory and descriptors of the supervisor stay flat."""
-    loop = f"i=0; while [ $i -lt 300 ]; do {OUTSIDE} 'exit 0'; i=$((i + 1)); done"
+    loop = f"i=0; while [ $i -lt 300 ]; do {OUTSIDE} 'exit 0'; i=$((i + 1)); done; exec sleep 1000"
 
     def size(call: Call) -> tuple[int, int]:
         with open(f"/proc/{call.process.pid}/statm") as file:  # noqa: PTH123
@@ -827,7 +827,6 @@ def test_soak() -> None:
             call.expect(wire.Ended)
             if turn in {99, 299}:
                 sizes.append(size(call))
-        assert call.shell_exit().value == 0
         assert sizes[1][0] - sizes[0][0] <= 2  # pages
         assert abs(sizes[1][1] - sizes[0][1]) <= 1  # a stream may be there still
-        assert call.end() == 0
+        assert call.end() == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -147,7 +148,7 @@ def test_shell_gets_a_terminal_of_its_own() -> None:
 
 def test_output_ends_with_the_shell() -> None:
     """The supervisor keeps no copy of the pipe: its end is seen although the supervisor lives on."""
-    with script("echo done") as call:
+    with script("echo done; exec > /dev/null 2>&1; sleep 1000 &") as call:
         call.shell_exit()
         data = b""
         while more := os.read(call.output, 100):
@@ -193,6 +194,10 @@ def test_shell_path_that_is_not_utf8() -> None:
         ["--control", "CONTROL", "--", "/bin/sh", "sh"],
         ["--control", "CONTROL", "--socket", "SOCKET", "--", "/bin/sh"],
         ["--control", "CONTROL", "--socket", "SOCKET", "--writable"],
+        ["--control", "CONTROL", "--socket", "SOCKET"],
+        ["--control", "CONTROL", "--socket", "SOCKET", "--wait", "--", "/bin/sh", "sh"],
+        ["--control", "CONTROL", "--socket", "SOCKET", "--restrict", "--wait"],
+        ["--control", "CONTROL", "--wait"],
         ["--control", "CONTROL", "--socket", "SOCKET", "--nonsense", "--", "/bin/sh", "sh"],
         ["--control", "CONTROL", "--socket", "SOCKET", "/bin/sh", "sh"],
         ["--probe", "x"],
@@ -420,6 +425,99 @@ def test_a_stopped_supervisor_goes_on_when_its_parent_dies() -> None:
         wait_until(lambda: not is_alive(supervisor), "it is still stopped")
 
 
+# ---- one that waits -------------------------------------------------------------------------------------------------
+
+
+def _catches(pid: int, number: int) -> bool:
+    caught = re.search(r"^SigCgt:\t(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert caught is not None
+    return bool(int(caught[1], 16) >> (number - 1) & 1)
+
+
+def _start(call: Call, *argv: str, cwd: str = "/", env: tuple[bytes, ...] = (b"A=1",)) -> None:
+    call.send(wire.Start(cwd=os.fsencode(cwd), argv=tuple(map(os.fsencode, argv)), env=env))
+
+
+def test_what_is_told_to_one_that_waits(tmp_path: Path) -> None:
+    with supervised([], waiting=True) as call:
+        _start(call, "--", "/bin/sh", "name", "-c", 'echo "$0|$1|$PWD|$A|$HOME"', "zero", "one", cwd=str(tmp_path))
+        assert call.expect(wire.ShellStarted)
+        assert call.shell_exit() == wire.Outcome(kind=0, value=0)
+        assert call.printed().decode() == f"zero|one|{tmp_path}|1|\n"
+        assert call.end() == 0
+
+
+def test_the_shell_of_one_that_waits_is_as_any_other() -> None:
+    """Its session, group, signals, descriptors and environment."""
+    text = (
+        "import os; print(os.getsid(0), os.getpgrp() == os.getpid(), sorted(map(int, os.listdir('/proc/self/fd'))));"
+        "print(sorted(os.environ)); of = ('SigB', 'SigI', 'SigC', 'Cap', 'NoNew');"
+        "print(*(line for line in open('/proc/self/status') if line.startswith(of)))"
+    )
+    command = [sys.executable, "python", "-I", "-S", "-c", text]
+    told = []
+    for waiting in (False, True):
+        with supervised(command, waiting=waiting) as call:
+            if waiting:
+                env = tuple(b"%s=%s" % pair for pair in os.environb.items() if pair[0] != b"W")
+                _start(call, "--", *command, env=(*env, b"W=" + os.fsencode(built().wrapper)))
+            call.shell_exit()
+            told.append(call.printed().replace(b"%d" % call.process.pid, b"SUPERVISOR"))
+    assert told[0].startswith(b"SUPERVISOR True [0, 1, 2, 3, 1023]")
+    assert told[0] == told[1]
+
+
+def test_one_that_waits_confines_as_it_is_told(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with supervised([], waiting=True) as call:
+        text = f"echo x > {tmp_path}/in/a; echo x > {tmp_path}/b"
+        _start(call, "--restrict", "--writable", str(tmp_path / "in"), "--", "/bin/sh", "sh", "-c", text)
+        call.shell_exit()
+    assert [path.name for path in tmp_path.rglob("[ab]")] == ["a"]
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_one_that_waits_ends_as_any_other(how: str) -> None:
+    with supervised([], waiting=True) as call:
+        if how == "END":
+            assert call.end() == 0
+        elif how == "control closed":
+            call.control.close()
+        else:
+            wait_until(lambda: _catches(call.process.pid, signal.SIGTERM), "it is not ready")
+            call.process.send_signal(signal.Signals[how])
+            assert call.expect(wire.Finished).ended == 0
+        assert call.process.wait(PATIENCE) == 0
+
+
+def test_a_directory_that_one_that_waits_cannot_enter(tmp_path: Path) -> None:
+    with supervised([], waiting=True) as call:
+        _start(call, "--", "/bin/sh", "sh", "-c", "echo hi", cwd=str(tmp_path / "gone"))
+        failed = call.expect(wire.ShellFailed)
+        assert (failed.errno, failed.message) == (errno.ENOENT, "its directory cannot be entered")
+        assert call.end() == 0
+        assert call.printed() == b""
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [(), ("--",), ("--", "/bin/sh"), ("/bin/sh", "sh"), ("--nonsense", "--", "/bin/sh", "sh"), ("--writable",),
+     ("--control", "3", "--", "/bin/sh", "sh"), ("--wait",), ("--group", "/x", "--", "/bin/sh", "sh")],
+)  # fmt: skip
+def test_a_start_that_makes_no_sense(argv: tuple[str, ...]) -> None:
+    with supervised([], waiting=True) as call:
+        _start(call, *argv)
+        assert call.process.wait(PATIENCE) == 1
+
+
+def test_one_that_waits_is_started_once() -> None:
+    with supervised([], waiting=True) as call:
+        _start(call, "--", "/bin/sh", "sh", "-c", "exec sleep 1000")
+        call.connection.state = "waiting"
+        _start(call, "--", "/bin/sh", "sh", "-c", "exec sleep 1000")
+        assert call.process.wait(PATIENCE) == 1
+
+
 # ---- what is kept ---------------------------------------------------------------------------------------------------
 
 
@@ -437,10 +535,17 @@ def test_what_is_kept_goes_on() -> None:
 
 
 def test_nothing_is_left_to_keep() -> None:
+    """Where nothing is left, FINISHED comes along with SHELL_EXIT, and nobody has to say END."""
     with script("true & wait") as call:
         call.shell_exit()
-        call.send(wire.Keep())
-        assert call.expect(wire.Kept).left == 0
+        assert call.expect(wire.Finished).ended == 0
+        assert call.process.wait(PATIENCE) == 0
+
+
+def test_what_ends_before_it_could_be_kept() -> None:
+    with script("sleep 0.2 & exit 0") as call:
+        call.shell_exit()
+        assert call.connection.state == "shell ended"  # SHELL_EXIT did not wait for it
         assert call.expect(wire.Finished).ended == 0
         assert call.process.wait(PATIENCE) == 0
 
@@ -496,7 +601,8 @@ def group() -> Path:
 
 def test_all_that_a_call_starts_is_in_its_group(group: Path) -> None:
     with script(
-        'cat /proc/self/cgroup; setsid -f cat /proc/self/cgroup; "$W" /bin/cat cat /proc/self/cgroup; sleep 0.1',
+        'cat /proc/self/cgroup; setsid -f cat /proc/self/cgroup; "$W" /bin/cat cat /proc/self/cgroup; sleep 0.1;'
+        "sleep 1000 &",
         options=["--group", str(group)],
     ) as call:
         call.escalate_next()
@@ -506,7 +612,7 @@ def test_all_that_a_call_starts_is_in_its_group(group: Path) -> None:
         assert all(line.endswith(group.name.encode()) for line in lines)
         assert group.name not in Path(f"/proc/{call.process.pid}/cgroup").read_text()
         assert group.is_dir()
-        assert call.end() == 0
+        assert call.end() == 1
         assert not group.exists()
 
 
@@ -546,12 +652,12 @@ def test_garbage_from_the_server_ends_everything(data: bytes) -> None:
 
 
 def test_end_in_drips() -> None:
-    with script(":") as call:
+    with script("sleep 1000 &") as call:
         call.shell_exit()
         for byte in call.connection.send(wire.End()):
             send_message(call.control, bytes((byte,)), ())
             time.sleep(0.01)
-        assert call.expect(wire.Finished).ended == 0
+        assert call.expect(wire.Finished).ended == 1
 
 
 def test_descriptors_where_none_belong_end_everything() -> None:

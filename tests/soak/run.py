@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from shell_tool_release.errors import BuildError, run_main
 from soak.flat import Trend, trend
 from support.clients import UPDATE, Installation, Raw, state
+from support.marked import supervisors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -99,23 +100,6 @@ class Watch:
             trend(f"{self.name}, KiB resident", execs, resident, tolerance=tolerance),
             trend(f"{self.name}, descriptors", execs, descriptors, tolerance=0, least=True),
         ]
-
-
-def supervisors(server: int) -> list[int]:
-    """Supervisors among a server's children."""
-    return [int(child) for child in _children(server) if _name(child).startswith("codex-shell-sup")]
-
-
-def _children(process: int) -> list[str]:
-    tasks = Path(f"/proc/{process}/task").iterdir()
-    return [child for task in tasks for child in (task / "children").read_text().split()]
-
-
-def _name(process: str) -> str:
-    try:
-        return Path(f"/proc/{process}/comm").read_text()
-    except OSError:  # it has ended meanwhile
-        return ""
 
 
 def expected(execs: int) -> str:

@@ -24,6 +24,21 @@ def processes(mark: str) -> dict[int, Path]:
     return found
 
 
+def supervisors(server: int) -> list[int]:
+    """Children of a server but the one that waits for its next call."""
+    tasks = Path(f"/proc/{server}/task").iterdir()
+    children = [int(word) for task in tasks for word in (task / "children").read_text().split()]
+    return [child for child in children if not waits(child)]
+
+
+def waits(pid: int) -> bool:
+    """Whether a process is a supervisor that nobody has told yet what to run."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text() == "codex-waiting\n"
+    except OSError:  # it has ended meanwhile
+        return False
+
+
 @contextlib.contextmanager
 def marking(what: str) -> Iterator[str]:
     """A word that only the processes of one test know; what is left of them is ended whatever came of it."""

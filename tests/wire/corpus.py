@@ -134,6 +134,16 @@ CORPUS = (
     ),
     _supervisor("started", "running", "running", wire.Started(session=7, pid=4242)),
     _supervisor("ended", "running", "running", wire.Ended(session=7, outcome=Outcome(kind=1, value=15))),
+    _server(
+        "start",
+        "waiting",
+        "start",
+        wire.Start(
+            cwd=b"/srv/project",
+            argv=(b"--restrict", b"--", b"/bin/bash", b"bash", b"-c", b""),
+            env=(b"HOME=/home/user", b"ODD=\xff\n"),
+        ),
+    ),
     _supervisor("shell-started", "start", "running", wire.ShellStarted(pid=4241)),
     _supervisor("shell-failed", "start", "failed", wire.ShellFailed(errno=38, message="Landlock: not supported")),
     _supervisor("shell-exit", "running", "shell ended", wire.ShellExit(outcome=Outcome(kind=0, value=255))),

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from codex_shell_tool_mcp.escalation.background import Slot
     from codex_shell_tool_mcp.escalation.policy import EscalateAction, ExecRequest
+    from codex_shell_tool_mcp.escalation.reserve import Reserve
 
 DEFAULT_TIMEOUT_MS = 10_000
 """Limit of a call that names none, in milliseconds (the original's)."""
@@ -33,6 +34,7 @@ class ExecParams:
         env: The shell's environment, complete, as bytes: only the wrapper variables and sandbox markers are added.
         max_output_bytes: How much of the output is kept: its first and its last part.
         keep: Where what still runs when the shell has ended goes on; ``None`` = it is ended.
+        reserve: Has a supervisor waiting, and puts away what the call leaves open here; ``None`` = neither.
     """
 
     command: str
@@ -41,6 +43,7 @@ class ExecParams:
     env: Mapping[bytes, bytes]
     max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES
     keep: Slot | None = None
+    reserve: Reserve | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

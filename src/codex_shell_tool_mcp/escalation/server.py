@@ -59,7 +59,7 @@ async def run_escalate_server(
     confined, shell = _prepare(exec_params, sandbox_state, shell_program, execve_wrapper, supervisor)
     stopwatch = Stopwatch(effective_timeout)
     async with AsyncExitStack() as stack:
-        supervision = await stack.enter_async_context(supervised(shell))
+        supervision = await stack.enter_async_context(supervised(shell, exec_params.reserve))
         server = EscalateServer(
             policy=escalation_policy_factory.create_policy(policy, stopwatch),
             supervision=supervision,
@@ -73,6 +73,8 @@ async def run_escalate_server(
             result = replace(_result(server, outcome, time.monotonic() - begun), background_processes=left)
             keep.hold(_see_out(server, serving, stack.pop_all(), keep.unwanted))
             return result
+        if exec_params.reserve is not None and supervision.is_over:
+            exec_params.reserve.tidy(stack.pop_all())
     return _result(server, outcome, time.monotonic() - begun)
 
 
@@ -124,20 +126,16 @@ def _prepare(
 async def _run(server: EscalateServer, stopwatch: Stopwatch, serving: asyncio.Task[None]) -> wire.Outcome | None:
     """Wait until the shell has ended and its output is read; ``None`` if the time was up first."""
     expiry = asyncio.create_task(stopwatch.expired())
-    ending = asyncio.create_task(server.supervision.shell_exit())
     try:
-        await asyncio.wait((serving, expiry, ending), return_when=asyncio.FIRST_COMPLETED)
+        outcome = await server.supervision.shell_exit(expiry, serving)
         if serving.done():
             serving.result()  # it only ever ends by an error: a bug, to be seen as one
-        if not ending.done():
-            return None
-        # A background job may go on meanwhile: its execs are still decided.
-        await server.supervision.output.drain()
-        return ending.result()
+        if outcome is not None:
+            # A background job may go on meanwhile: its execs are still decided.
+            await server.supervision.output.drain()
+        return outcome
     finally:
-        for task in (expiry, ending):
-            task.cancel()
-        await asyncio.gather(expiry, ending, return_exceptions=True)
+        expiry.cancel()
 
 
 def _result(server: EscalateServer, outcome: wire.Outcome | None, duration: float) -> ExecResult:

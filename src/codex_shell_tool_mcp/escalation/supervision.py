@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import logging
 import os
@@ -11,22 +12,23 @@ import socket
 import sys
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from codex_shell_tool_mcp.errors import LocalProtocolError, ProtocolError, SandboxError, ShellToolError
+from codex_shell_tool_mcp.errors import LocalProtocolError, ProtocolError, SandboxError, ShellToolError, UsageError
 from codex_shell_tool_mcp.escalation import wire
 from codex_shell_tool_mcp.escalation.channel import IN_FLIGHT, TOO_MANY_IN_FLIGHT, Channel, Rendezvous
 from codex_shell_tool_mcp.process.group import new_group
 from codex_shell_tool_mcp.process.output import OutputCapture
-from codex_shell_tool_mcp.process.spawn import Spawn, reap, spawn
+from codex_shell_tool_mcp.process.spawn import Spawn, reap, spawn, too_long
 from codex_shell_tool_mcp.process.tree import end_left_by, reaped
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from pathlib import Path
 
     from codex_shell_tool_mcp.escalation.identity import Fingerprint
+    from codex_shell_tool_mcp.escalation.reserve import Reserve
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,6 +40,10 @@ A sequenced-packet one does not (unix(7)); macOS has none for AF_UNIX."""
 
 _FINISH_DEADLINE = 6.0
 """Seconds a supervisor gets to end everything before it is killed and its session ended from here."""
+
+
+_NO_DIRECTORY = "its directory cannot be entered"
+"""The supervisor's words (docs/protocol.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +68,11 @@ class Shell:
 
 
 class Supervision:
-    """A running supervisor. Made by :func:`supervised`.
+    """A running supervisor. Made by :func:`waiting`; :meth:`begin` has it start its shell.
 
     Attributes:
         rendezvous: Where the call's execs are asked about.
-        output: What the call prints.
+        output: What the call prints; there once it has begun.
         ended: How many processes were left when the call was ended; known once it was.
     """
 
@@ -75,33 +81,71 @@ class Supervision:
         process: subprocess.Popen[bytes],
         control: Channel,
         rendezvous: Rendezvous,
-        output: OutputCapture,
+        output: int,
         group: Path | None,
     ) -> None:
         """Start reading the control channel on the running loop."""
         loop = asyncio.get_running_loop()
         self.rendezvous = rendezvous
         self.ended = 0
-        self.output = output
+        self.output: OutputCapture
+        self._output = output
+        self._shell: Shell | None = None
         self._process = process
         self._control = control
         self._group = group
         self._sessions = itertools.count(1)
         self._spawning: dict[int, asyncio.Future[None]] = {}
         self._started: asyncio.Future[None] = loop.create_future()
-        self._exited: asyncio.Future[wire.Outcome] = loop.create_future()
+        self._exited: asyncio.Future[wire.Outcome | None] = loop.create_future()
         self._kept: asyncio.Future[int] = loop.create_future()
         self._finished: asyncio.Future[int] = loop.create_future()
         self._reader = control.listen(self._take)
         self._reader.add_done_callback(self._read_out)
 
-    async def shell_exit(self) -> wire.Outcome:
-        """How the shell ended. For one caller: if that is cancelled, nobody can know any more.
+    async def begin(self, shell: Shell) -> None:
+        """Start the shell, on a supervisor that waits.
+
+        Raises:
+            OSError: The supervisor is gone, and never heard of this.
+            UsageError: The script is too long.
+        """
+        if self._reader.done():
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+        self._shell = shell
+        with suppress(ProcessLookupError):
+            os.kill(self._process.pid, signal.SIGCONT)  # the script of another call may have stopped it
+        start = wire.Start(
+            cwd=os.fsencode(shell.workdir),
+            argv=(*shell.options, b"--", *shell.command),
+            env=tuple(b"%s=%s" % pair for pair in shell.environment.items()),
+        )
+        try:
+            await self._control.send(start)
+        except LocalProtocolError:
+            raise too_long(shell.command) from None
+        self.output = OutputCapture(self._output, shell.max_output_bytes)
+        self._output = -1
+
+    def on_end(self, tell: Callable[[], None]) -> None:
+        """Have it told that nothing more comes from the supervisor."""
+        self._reader.add_done_callback(lambda _: tell())
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the supervisor has said that nothing is left, and nothing more can be printed."""
+        return self._finished.done() and not self._finished.cancelled() and self.output.is_over
+
+    async def shell_exit(self, *others: asyncio.Future[Any]) -> wire.Outcome | None:
+        """How the shell ended; ``None`` if one of ``others`` is done first. For one caller.
 
         Raises:
             SandboxError: It was never started: the sandbox could not be applied.
+            UsageError: It was not started: the directory cannot be entered, or the script is too long.
             ShellToolError: The supervisor is gone.
         """
+        for other in others:
+            other.add_done_callback(lambda _: _resolve(self._exited, None))
         return await self._exited
 
     async def spawn(
@@ -173,15 +217,15 @@ class Supervision:
         return session, begun
 
     async def keep(self) -> int:
-        """Once the shell has ended: let what it has left go on; how many processes that are.
+        """Once the shell has ended: let what it has left go on; how many processes that are, 0 if it is all over.
 
         Raises:
             ShellToolError: The supervisor is gone.
         """
-        try:
-            await self._control.send(wire.Keep())
-        except (LocalProtocolError, OSError) as error:
-            raise ShellToolError("the supervisor of this call is gone, and nothing of it is left to keep") from error
+        if not self._finished.done():
+            # If it cannot be sent, the supervisor has finished this very moment, or is gone: the channel's end tells.
+            with suppress(LocalProtocolError, OSError):
+                await self._control.send(wire.Keep())
         return await asyncio.shield(self._kept)
 
     async def over(self) -> None:
@@ -193,9 +237,10 @@ class Supervision:
 
         Our end of the channel is closed rather than END sent: that reaches the supervisor even when a frame is stuck.
         """
-        self._control.end()
-        with suppress(ProcessLookupError):
-            os.kill(self._process.pid, signal.SIGCONT)  # a script may have stopped it
+        if not self._finished.done():
+            self._control.end()
+            with suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGCONT)  # a script may have stopped it
         try:
             async with asyncio.timeout(_FINISH_DEADLINE):
                 await self._reader
@@ -216,8 +261,11 @@ class Supervision:
         await reap(self._process)
         reaped(self._process)
         self.ended = self._finished.result() if clean else left
-        await self.output.drain()  # what was printed before the end is still in the pipe
-        self.output.close()
+        if self._output >= 0:
+            os.close(self._output)
+        else:
+            await self.output.drain()  # what was printed before the end is still in the pipe
+            self.output.close()
         for future in (self._started, self._exited, self._kept):
             if not future.done():
                 future.cancel()
@@ -240,20 +288,28 @@ class Supervision:
             case wire.ShellStarted():
                 _resolve(self._started, None)
             case wire.ShellFailed(errno=number, message=message):
-                cause = f": {os.strerror(number)}" if number else ""
-                not_started = SandboxError(f"the shell was not started: {message}{cause}")
-                _fail(self._started, not_started)
+                _fail(self._started, not_started := self._not_started(number, message))
                 _fail(self._exited, not_started)
             case wire.ShellExit(outcome=outcome):
                 _resolve(self._exited, outcome)
             case wire.Finished(ended=ended):
                 _resolve(self._finished, ended)
+                self.ended = ended
+                _resolve(self._kept, 0)
                 self._lost("the supervisor of this call was told to end by a signal; nothing of the call is left")
             case wire.Kept(left=left):
                 _resolve(self._kept, left)
             case wire.Started(session=session) | wire.Ended(session=session):
                 if session in self._spawning:
                     _resolve(self._spawning[session], None)
+
+    def _not_started(self, number: int, message: str) -> ShellToolError:
+        cause = f": {os.strerror(number)}" if number else ""
+        if self._shell is not None and message == _NO_DIRECTORY:
+            return UsageError(f"workdir {self._shell.workdir}{cause}; give an existing directory that can be entered")
+        if self._shell is not None and number == errno.E2BIG:
+            return too_long(self._shell.command)
+        return SandboxError(f"the shell was not started: {message}{cause}")
 
     def _lost(self, reason: str) -> None:
         _fail(self._started, ShellToolError(reason))
@@ -294,24 +350,53 @@ def _fail(future: asyncio.Future[_T], error: Exception) -> None:
 
 
 @asynccontextmanager
-async def supervised(shell: Shell) -> AsyncIterator[Supervision]:
-    """Start a supervisor with its shell. However the block is left, nothing of the call is afterwards.
+async def supervised(shell: Shell, reserve: Reserve | None = None) -> AsyncIterator[Supervision]:
+    """Start a shell under a supervisor. However the block is left, nothing of the call is afterwards.
+
+    Args:
+        shell: What to start.
+        reserve: Where a supervisor may be waiting for it, and the next one is to.
 
     Raises:
         MissingBinaryError: The supervisor cannot be executed.
-        UsageError: The directory cannot be entered, or the script is too long.
+        UsageError: The script is too long.
     """
+    supervision = await _supervision(shell, reserve)
     try:
-        supervision = _start(shell)
-    except OSError as error:
-        raise ShellToolError(f"the call could not be started: {error.strerror}; too many may be running") from error
-    try:
+        if reserve is not None:
+            reserve.refill()
         yield supervision
     finally:
         await asyncio.shield(asyncio.ensure_future(supervision.end()))
 
 
-def _start(shell: Shell) -> Supervision:
+async def _supervision(shell: Shell, reserve: Reserve | None) -> Supervision:
+    ready = None if reserve is None else reserve.take()
+    if ready is not None:
+        with suppress(OSError):  # it was ended meanwhile, and has started nothing
+            return await _begun(ready, shell)
+    try:
+        return await _begun(waiting(shell.supervisor), shell)
+    except OSError as error:
+        raise ShellToolError(f"the call could not be started: {error.strerror}; too many may be running") from error
+
+
+async def _begun(supervision: Supervision, shell: Shell) -> Supervision:
+    try:
+        await supervision.begin(shell)
+    except BaseException:
+        await asyncio.shield(asyncio.ensure_future(supervision.end()))
+        raise
+    return supervision
+
+
+def waiting(program: Path) -> Supervision:
+    """Start a supervisor that waits to be told what to run.
+
+    Raises:
+        MissingBinaryError: It cannot be executed.
+        OSError: There is no room for one more process, or for its descriptors.
+    """
     with ExitStack() as theirs, ExitStack() as ours:
         control, control_theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         rendezvous, client = socket.socketpair(socket.AF_UNIX, _RENDEZVOUS)
@@ -325,20 +410,17 @@ def _start(shell: Shell) -> Supervision:
         group = new_group()
         process = spawn(
             Spawn(
-                program=shell.supervisor,
+                program=program,
                 arguments=(
                     *(b"--control", b"%d" % numbers[0], b"--socket", b"%d" % numbers[1]),
                     *(() if group is None else (b"--group", os.fsencode(group))),
-                    *(*shell.options, b"--", *shell.command),
+                    b"--wait",
                 ),
-                workdir=shell.workdir,
-                environment=shell.environment,
                 output=write_end,
                 inherited=numbers,
             )
         )  # fmt: skip
-        channel = Channel(control, wire.Connection(party=wire.Party.SERVER), most=1)
-        output = OutputCapture(read_end, shell.max_output_bytes)
-        supervision = Supervision(process, channel, Rendezvous(rendezvous), output, group)
+        channel = Channel(control, wire.Connection(party=wire.Party.SERVER, state="waiting"), most=1)
+        supervision = Supervision(process, channel, Rendezvous(rendezvous), read_end, group)
         ours.pop_all()
         return supervision

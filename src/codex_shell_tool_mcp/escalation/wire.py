@@ -621,6 +621,29 @@ class Kept(_Plain):
         return cls(left=_unpack(_U32, payload)[0])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Start(_Plain):
+    """To a supervisor that waits: the rest of its command line, and where and with what environment its shell runs."""
+
+    TYPE: ClassVar[int] = 50
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<II")
+    cwd: bytes
+    argv: tuple[bytes, ...]
+    env: tuple[bytes, ...]
+
+    def payload(self) -> bytes:
+        return self.LAYOUT.pack(len(self.argv), len(self.env)) + _join((self.cwd, *self.argv, *self.env))
+
+    @classmethod
+    def parse(cls, payload: bytes, descriptors: tuple[int, ...]) -> Start:
+        _no_descriptors(descriptors)
+        argc, envc = _unpack(cls.LAYOUT, payload, exact=False)
+        _require(argc <= MAX_STRINGS and envc <= MAX_STRINGS, "too many strings")
+        cwd, *rest = _split(payload[cls.LAYOUT.size :], 1 + argc + envc)
+        _require(cwd.startswith(b"/") and len(cwd) <= MAX_PATH, "cwd is not absolute, or longer than any")
+        return cls(cwd=cwd, argv=tuple(rest[:argc]), env=tuple(rest[argc:]))
+
+
 class Party(StrEnum):  # of str, for its members are looked up in the tables below with every frame
     """Who speaks. On a stream the service is the server and, once it has handed the session over, the supervisor."""
 
@@ -655,6 +678,7 @@ EXEC_SESSION: _Table = {
 
 # A supervisor that is told to end by a signal finishes without END, whatever the state.
 CONTROL_CHANNEL: _Table = {
+    "waiting": {(_V, Start): "start", (_U, Finished): "done", (_V, End): "ending"},
     "start": {
         (_U, ShellStarted): "running",
         (_U, ShellFailed): "failed",
@@ -712,7 +736,7 @@ _FRAMES: Mapping[int, type[Frame]] = {
     for frame in (
         Request, Run, Escalate, Deny, Error, ExecFailed, Fds, Attributes, Signal, Stopped, Continued, Exit,
         Spawn, Started, Ended, ShellStarted, ShellFailed, ShellExit, End, Finished,
-        Keep, Kept,
+        Keep, Kept, Start,
     )
 }  # fmt: skip
 

@@ -104,6 +104,11 @@ class OutputCapture:
         self._last = self._loop.time()
         self._loop.add_reader(descriptor, self._on_readable)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more can come."""
+        return self._ended
+
     async def drain(self) -> None:
         """Read on until the end, :data:`QUIET` seconds of silence, or :data:`PATIENCE` in all."""
         start = self._loop.time()

@@ -1,4 +1,4 @@
-"""Starting a call's supervisor: exactly the descriptors, directory and environment named, nothing of the server's."""
+"""Starting a call's supervisor: exactly the descriptors named, none of the server's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from codex_shell_tool_mcp.errors import MissingBinaryError, UsageError
 from codex_shell_tool_mcp.process import tree
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
 MAX_ARGUMENT = 131_071
@@ -28,16 +28,12 @@ class Spawn:
     Attributes:
         program: Absolute path of the executable.
         arguments: Its argv from index 1.
-        workdir: Absolute path of the directory to start in.
-        environment: Complete.
         output: Descriptor that becomes stdout and stderr; stdin is the null device.
         inherited: Descriptors kept under their own numbers.
     """
 
     program: Path
     arguments: Sequence[bytes]
-    workdir: Path
-    environment: Mapping[bytes, bytes]
     output: int
     inherited: tuple[int, ...]
 
@@ -47,7 +43,6 @@ def spawn(what: Spawn) -> subprocess.Popen[bytes]:
 
     Raises:
         MissingBinaryError: The program is missing or cannot be executed.
-        UsageError: The directory cannot be entered, or the script is too long for the kernel.
     """
     try:
         with tree.LOCK:
@@ -56,15 +51,21 @@ def spawn(what: Spawn) -> subprocess.Popen[bytes]:
                 stdin=subprocess.DEVNULL,
                 stdout=what.output,
                 stderr=what.output,
-                cwd=what.workdir,
-                env=what.environment,
                 pass_fds=what.inherited,
                 umask=-1,
             )
             tree.SUPERVISORS[process.pid] = process
         return process
     except OSError as error:
-        raise _explained(error, what) from error
+        if error.errno not in _NOT_EXECUTABLE:
+            raise
+        raise MissingBinaryError(
+            f"{what.program}: {error.strerror}; reinstall the package or give the path with an option"
+        ) from error
+
+
+_NOT_EXECUTABLE = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.ELOOP}
+"""What execve(2) says of a file; all else is said of the system."""
 
 
 async def reap(process: subprocess.Popen[bytes]) -> None:
@@ -89,15 +90,9 @@ async def reap(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _explained(error: OSError, what: Spawn) -> UsageError | MissingBinaryError:
-    if error.errno == errno.E2BIG:
-        longest = max(len(argument) for argument in what.arguments)
-        return UsageError(
-            f"the command is too long: {longest} bytes, and the kernel takes at most {MAX_ARGUMENT} in one argument "
-            "(and a limited total with the environment); write the script to a file and run that"
-        )
-    if error.filename is not None and os.fsencode(error.filename) == os.fsencode(what.workdir):
-        return UsageError(f"workdir {what.workdir}: {error.strerror}; give an existing directory that can be entered")
-    return MissingBinaryError(
-        f"{what.program}: {error.strerror}; reinstall the package or give the path with an option"
+def too_long(command: Sequence[bytes]) -> UsageError:
+    """What is wrong with a command of which execve(2) says E2BIG."""
+    return UsageError(
+        f"the command is too long: {max(map(len, command))} bytes, and the kernel takes at most {MAX_ARGUMENT} in one "
+        "argument (and a limited total with the environment); write the script to a file and run that"
     )

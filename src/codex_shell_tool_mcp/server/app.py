@@ -30,6 +30,7 @@ from mcp_types import (
 from codex_shell_tool_mcp.errors import ShellToolError
 from codex_shell_tool_mcp.escalation.background import BackgroundCalls
 from codex_shell_tool_mcp.escalation.params import DEFAULT_MAX_OUTPUT_BYTES, ExecParams
+from codex_shell_tool_mcp.escalation.reserve import Reserve
 from codex_shell_tool_mcp.execpolicy.heuristics import UNMATCHED, unmatched_heuristics
 from codex_shell_tool_mcp.process.tree import become_reaper
 from codex_shell_tool_mcp.sandbox import confinement
@@ -136,9 +137,11 @@ class ShellServer:
     states: sandbox_state.SandboxStates = field(init=False)
     rules: RulesInForce = field(init=False)
     background: BackgroundCalls = field(default_factory=BackgroundCalls)
+    reserve: Reserve = field(init=False)
 
     def __post_init__(self) -> None:
         """No state has been sent yet."""
+        self.reserve = Reserve(self.settings.programs.supervisor)
         self.states = sandbox_state.SandboxStates(default=self.settings.default_sandbox)
         self.rules = RulesInForce(self.settings.rules)
 
@@ -206,6 +209,7 @@ class ShellServer:
                 env=settings.environment,
                 max_output_bytes=settings.max_output_bytes,
                 keep=slot,
+                reserve=self.reserve,
             ),
             state,
             settings.programs.shell,
@@ -322,3 +326,4 @@ async def _serve_connection(
         )
     finally:
         await shell.background.end()
+        await shell.reserve.close()
