@@ -5,6 +5,7 @@ Only light modules are imported here; each command brings its own, for a server 
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -217,15 +218,27 @@ def _dispatch(arguments: Sequence[str]) -> int:
 def _execpolicy(arguments: Sequence[str]) -> int:
     word, *rest = arguments or ("nothing",)
     if word == "check":
-        from codex_shell_tool_mcp.execpolicy import check  # noqa: PLC0415 - see the module's docstring
-
-        return check.main(rest)
+        return _check(rest)
     if word not in {"lint", "allow"}:
         raise UsageError(f"execpolicy: expected check, lint or allow, got {word}; see --help")
     from codex_shell_tool_mcp.execpolicy import amend, lint, loader  # noqa: PLC0415
 
     run = lint.main if word == "lint" else amend.main
     return run(rest, loader.find_codex_home(os.environ))
+
+
+def _check(arguments: Sequence[str]) -> int:
+    if not frozen_environment.is_frozen():
+        from codex_shell_tool_mcp.execpolicy import check  # noqa: PLC0415 - see the module's docstring
+
+        return check.main(arguments)
+    gc.disable()  # it is over before a collection could pay
+    from codex_shell_tool_mcp.execpolicy import check  # noqa: PLC0415
+
+    status = check.main(arguments)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # there is nothing to wind up, and Python would take 10 ms for it
 
 
 def _serve(options: Options) -> int:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codex_shell_tool_mcp.errors import PolicyError, UsageError
-from codex_shell_tool_mcp.execpolicy.isolation import evaluate_files
+from codex_shell_tool_mcp.execpolicy.files import read_text
+from codex_shell_tool_mcp.execpolicy.isolation import RulesText, evaluate_files
 from codex_shell_tool_mcp.execpolicy.layers import combined
-from codex_shell_tool_mcp.execpolicy.loader import read_rules
 from codex_shell_tool_mcp.execpolicy.rules import PrefixRuleMatch, RuleMatch, basename
 
 if TYPE_CHECKING:
@@ -146,7 +146,10 @@ def _match(match: RuleMatch) -> dict[str, Any]:
 
 def _policy(options: CheckOptions, programs: Sequence[str], *, places: bool) -> Policy:
     try:
-        files = [read_rules(Path(path), follow_links=True) for path in options.rules]
+        files = [
+            RulesText(identifier=str(path), text=read_text(path, links=True, seen={}, guarded=False))
+            for path in map(Path, options.rules)
+        ]
     except PolicyError as exc:
         raise PolicyError(f"failed to read policy at {exc}") from exc
     try:

@@ -199,7 +199,7 @@ def test_a_rules_check_needs_neither_the_server_nor_the_sdk(tmp_path: Path) -> N
     code = (
         "import sys\nfrom codex_shell_tool_mcp import cli\n"
         "status = cli.main(sys.argv[1:])\n"
-        "assert not {'mcp', 'pydantic', 'asyncio'} & set(sys.modules)\n"
+        "assert not {'mcp', 'pydantic', 'asyncio', 'subprocess', 'threading', 'tomllib'} & set(sys.modules)\n"
         "sys.exit(status)\n"
     )
     ran = subprocess.run(

@@ -303,6 +303,50 @@ def test_checks(text: str, fragment: str) -> None:
     assert re.search(r" \([^()]+.*\)$", message), "says what to write instead"
 
 
+@pytest.mark.parametrize("text", [text for text, _ in CHECKS])
+def test_rules_of_programs_nobody_asks_about_are_checked_all_the_same(text: str) -> None:
+    with pytest.raises(PolicyError) as caught:
+        PolicyParser(programs=["other"]).parse("/rules/0.rules", f'prefix_rule(["a"])\n{text}')
+    assert str(caught.value) == failure(f'prefix_rule(["a"])\n{text}')
+
+
+def test_what_is_blank_does_not_depend_on_who_is_asked_about() -> None:
+    spaces = [code for code in range(1, 0x11000) if chr(code).isspace()]
+    for code in (*spaces, 0x7F, 0x180E, 0x200B, 0x200D, 0x2060, 0xFEFF):
+        text = f'prefix_rule(["a"], justification = "\\U{code:08x}")'
+        refused = []
+        for programs in (None, ["other"]):
+            try:
+                PolicyParser(programs=programs, places=False).parse("x", text)
+            except PolicyError:
+                refused.append(programs)
+        assert len(refused) in {0, 2}, f"U+{code:04X}"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "kept"),
+    [
+        ('["a", "x"]', True),
+        ('[["b", "a"], "x"]', True),
+        ('["\\u00e9\\n"]', True),
+        ('["b", "a"]', False),
+        ('["b", ["a", "c"]]', False),
+        ('[["b", "c"], ["a"]]', False),
+    ],
+)
+def test_only_rules_of_the_programs_asked_about_are_kept(pattern: str, kept: bool) -> None:
+    parser = PolicyParser(programs=["a", "é\n", "\udcff", 'SECRET", WANTED'])
+    parser.parse("x", f'prefix_rule({pattern}, "prompt", justification = "why")\nprefix_rule(["a"])')
+    first, *others = parser.build().prefix_rules
+    assert (first.decision is Decision.PROMPT) == kept
+    assert [rule.source for rule in (first, *others)][-1] == "x:2"
+
+
+def test_a_pattern_that_is_changed_after_the_call_is_as_it_was() -> None:
+    text = 'x = ["a", ["b", "c"]]\nprefix_rule(x)\nx[1].append("d")\nx.append("e")'
+    assert tokens(parse(text)) == [["a", ("b", "c")]]
+
+
 @pytest.mark.parametrize(
     ("text", "place"),
     [
