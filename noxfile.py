@@ -60,8 +60,8 @@ def freeze(session: nox.Session) -> None:
 
 @nox.session(requires=["shells", "native", "freeze"])
 def vendor(session: nox.Session) -> None:
-    """Put everything built together in vendor/, laid out as it ships."""
-    step(session, "vendor")
+    """Put everything built together in vendor/, laid out as it ships; -- --target T for another platform."""
+    step(session, "vendor", *session.posargs)
 
 
 @nox.session(requires=["vendor"])

@@ -12,7 +12,6 @@ Not ``npm pack``: that one keeps the modes it finds and drops symbolic links wit
 from __future__ import annotations
 
 import argparse
-import gzip
 import hashlib
 import io
 import json
@@ -20,12 +19,13 @@ import os
 import re
 import sys
 import tarfile
-import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from shell_tool_release import environments, manifest, sbom
+import deflate
+
+from shell_tool_release import budgets, environments, manifest, sbom
 from shell_tool_release.cache import Key, cache_root, entry
 from shell_tool_release.errors import BuildError, ConfigurationError, run_main
 from shell_tool_release.licenses import notices, read_components
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 MTIME = 499162500
 """1985-10-26 08:15 UTC: what npm stamps on every entry, for zip tools that fail on times before 1980."""
 
-LIMIT_BYTES = 14_000_000
-"""Of a package for one platform. npm's registry refuses about 200 MB; long before that, ``npx`` gets slow."""
+LEVEL = 12
+"""Libdeflate's best: a thirtieth smaller than zlib's, in the same time, and the same bytes on every machine."""
 
 REPOSITORY_VARIABLE = "GITHUB_REPOSITORY"
 """``OWNER/REPO`` in a workflow. npm refuses provenance unless the package names the repository it was built in."""
@@ -70,7 +70,18 @@ class Weight:
 
 @dataclass(frozen=True, kw_only=True)
 class Package:
-    """A finished package; ``files`` and ``unpacked`` count what is in it, ``weights`` come largest first."""
+    """A finished package.
+
+    Attributes:
+        path: The tarball.
+        sha256: Of its bytes.
+        size: Bytes of the tarball.
+        files: How many are in it.
+        unpacked: Bytes of those.
+        weights: What its parts weigh, largest first.
+        platforms: Those it is for.
+        left_out: Platform → what is missing of it, so that it was not packed.
+    """
 
     path: Path
     sha256: str
@@ -78,6 +89,8 @@ class Package:
     files: int
     unpacked: int
     weights: tuple[Weight, ...]
+    platforms: tuple[str, ...] = ()
+    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def package_path(workspace: Workspace) -> Path:
@@ -94,17 +107,21 @@ def pack(workspace: Workspace, repository: str | None = None, cache: Path | None
         cache: Folder in which the packed bytes are kept for the next time; packed anew without.
 
     Raises:
-        BuildError: ``vendor/`` is empty or holds a link, or the package is over :data:`LIMIT_BYTES` a platform.
+        BuildError: ``vendor/`` is empty or holds a link, or the package or a part of it weighs more than
+            ``packaging/npm/budgets.toml`` allows.
     """
-    builds = read_builds(workspace.vendor)
+    found = read_builds(workspace.vendor)
+    left_out = {name: _missing(build) for name, build in found.items() if _missing(build)}
+    builds = {name: build for name, build in found.items() if name not in left_out}
+    if not builds:
+        message = f"{workspace.vendor} holds no whole platform: {missing_parts(left_out)}"
+        raise BuildError(message)
     members = _members(workspace, builds, repository)
     packed, weights = _packed(members, cache)
     path = package_path(workspace)
-    limit = LIMIT_BYTES * len(builds)
-    if len(packed) > limit:
-        names = ", ".join(builds)
-        heaviest = ", ".join(f"{weight.part} {weight.packed:,}" for weight in weights[:3])
-        raise BuildError(f"{path.name} has {len(packed):,} bytes, more than {limit:,} for {names}; most: {heaviest}")
+    budget = budgets.read(workspace.root / budgets.FILE)
+    if grown := budget.exceeded(len(packed), [(weight.platform, weight.part, weight.packed) for weight in weights]):
+        raise BuildError(f"{path.name} grew over its budget ({budgets.FILE}): {'; '.join(grown)}")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(packed)
     return Package(
@@ -114,7 +131,19 @@ def pack(workspace: Workspace, repository: str | None = None, cache: Path | None
         files=len(members),
         unpacked=sum(len(member.data) for member in members),
         weights=tuple(weights),
+        platforms=tuple(builds),
+        left_out=left_out,
     )
+
+
+def _missing(build: Mapping[str, object]) -> tuple[str, ...]:
+    missing = build.get("missing", ())
+    return tuple(map(str, missing)) if isinstance(missing, list) else ()
+
+
+def missing_parts(left_out: Mapping[str, Sequence[str]]) -> str:
+    """Say which platforms are not whole, and what is missing of each."""
+    return "; ".join(f"{name} has no {' and no '.join(parts)}" for name, parts in left_out.items())
 
 
 def _members(workspace: Workspace, builds: Mapping[str, object], repository: str | None) -> list[TarMember]:
@@ -148,7 +177,7 @@ def _packed(members: Sequence[TarMember], cache: Path | None) -> tuple[bytes, li
     if cache is None:
         return tarball(members), weigh(members)
     listed = [(member.name, member.mode, hashlib.sha256(member.data).hexdigest()) for member in members]
-    key = Key.of("npm", format=1, members=sorted(listed), zlib=zlib.ZLIB_RUNTIME_VERSION)
+    key = Key.of("npm", format=2, members=sorted(listed), deflate=[deflate.__version__, LEVEL])
 
     def build(folder: Path) -> None:
         (folder / "package.tgz").write_bytes(tarball(members))
@@ -211,19 +240,28 @@ def _platform(vendor: Path, platform: str) -> Iterable[TarMember]:
 
 
 def tarball(members: Iterable[TarMember]) -> bytes:
-    """Return ``members`` below ``package/`` as a gzipped tar, ``package.json`` first, the rest sorted."""
-    ordered = sorted(members, key=lambda member: (member.name != "package.json", member.name.encode()))
+    """Return ``members`` below ``package/`` as a gzipped tar, in the order of :func:`place`."""
     out = io.BytesIO()
     # PAX is USTAR plus a header for what does not fit there (paths over 100 characters); npm reads both.
-    with (
-        gzip.GzipFile(filename="", fileobj=out, mode="wb", compresslevel=9, mtime=0) as stream,
-        tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive,
-    ):
-        for member in ordered:
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for member in sorted(members, key=lambda member: place(member.name)):
             header = tarfile.TarInfo(f"package/{member.name}")
             header.size, header.mode, header.mtime = len(member.data), member.mode, MTIME
             archive.addfile(header, io.BytesIO(member.data))
-    return out.getvalue()
+    return bytes(deflate.gzip_compress(out.getvalue(), LEVEL))
+
+
+def place(name: str) -> tuple[bool, bytes, str]:
+    """Where a member stands: ``package.json`` first, then by path, the same file of all platforms side by side.
+
+    Most of the standard library is the same everywhere, and gzip remembers only the last 32 KiB: side by side the
+    second copy costs a few bytes.
+    """
+    top, _, rest = name.partition("/")
+    platform, _, path = rest.partition("/")
+    if top == "vendor" and path:
+        return True, f"{top}/{path}".encode(), platform
+    return name != "package.json", name.encode(), ""
 
 
 def weigh(members: Iterable[TarMember]) -> list[Weight]:
@@ -234,7 +272,7 @@ def weigh(members: Iterable[TarMember]) -> list[Weight]:
         platform, _, path = rest.partition("/")
         if top == "vendor" and path:
             unpacked, packed = found.get((platform, _part(PurePosixPath(path))), (0, 0))
-            sizes = (unpacked + len(member.data), packed + len(zlib.compress(member.data, 6)))
+            sizes = (unpacked + len(member.data), packed + len(deflate.zlib_compress(member.data, LEVEL)))
             found[platform, _part(PurePosixPath(path))] = sizes
     weights = [Weight(platform=key[0], part=key[1], unpacked=size[0], packed=size[1]) for key, size in found.items()]
     return sorted(weights, key=lambda weight: -weight.packed)
@@ -245,7 +283,7 @@ def _part(path: PurePosixPath) -> str:
     top, *rest = path.parts
     if top == "server" and rest[0] == "_internal":
         return f"server: {_library(rest[1:], path.suffix)}"
-    return f"{top}/{rest[0]}" if top in {"bash", "server", "bin"} else top
+    return f"{top}/{rest[0]}" if top in {"bash", "zsh", "server", "bin"} else top
 
 
 def _library(parts: Sequence[str], suffix: str) -> str:
@@ -272,7 +310,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.stdout.write(
         f"{package.path}\n  {package.size:,} bytes packed, {package.unpacked:,} in {package.files} files\n"
     )
-    sys.stdout.write(f"  sha256 {package.sha256}\n")
+    sys.stdout.write(f"  sha256 {package.sha256}\n  for {', '.join(package.platforms)}\n")
+    if package.left_out:
+        sys.stdout.write(f"  not in it: {missing_parts(package.left_out)}\n")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Puts everything that was built for this machine's platform together, laid out as it ships.
+"""Puts everything that was built for a platform together, laid out as it ships.
 
 API::
 
-    build_parts(workspace) -> Parts         everything, from the cache where it is there
-    assemble(workspace, parts) -> Path      vendor/<platform>/, made anew
-    read_builds(vendor) -> dict             platform → what it was built with
+    build_parts(workspace, target) -> Parts       everything, from the cache where it is there
+    assemble(workspace, target, parts) -> Path    vendor/<platform>/, made anew
+    read_builds(vendor) -> dict                   platform → what it was built with, and what is missing of it
+    python -m shell_tool_release.vendor [--target T ...] [--keep-going]
 
 ::
 
@@ -12,7 +13,10 @@ API::
     vendor/<platform>/bin/codex-execve-wrapper           and codex-shell-supervisor
     vendor/<platform>/bash/<variant>/bash
     vendor/<platform>/licenses/<part>/                   licence texts of all of the above
-    vendor/<platform>/build.json                         what it was built with
+    vendor/<platform>/build.json                         what it was built with, and what could not be made here
+
+One Linux machine makes the shells and the native programs of every platform; the frozen server of macOS is made on
+macOS. A platform without its server is not packed; the workflow packs what machines of all platforms made.
 """
 
 from __future__ import annotations
@@ -20,19 +24,21 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from shell_tool_release import manifest
+from shell_tool_release import options as choice
 from shell_tool_release.binaries import describe
 from shell_tool_release.cache import inputs
 from shell_tool_release.errors import BuildError, run_main
 from shell_tool_release.freeze import Frozen, freeze
 from shell_tool_release.licenses import Component, read_components, write_component
 from shell_tool_release.native import NativeOptions, build_native, install_native
-from shell_tool_release.shells import BuiltShell, ShellOptions, build_shells, install_shells
+from shell_tool_release.shells import KINDS, BuiltShell, ShellOptions, build_shells, install_shells
 from shell_tool_release.sources import bash_source
 from shell_tool_release.toolchain import Zig, find_zig
+from shell_tool_release.variants import load_variants, variants_for
 from shell_tool_release.workspace import find_workspace, host_platform
 
 if TYPE_CHECKING:
@@ -48,21 +54,22 @@ BUILD_FILE = "build.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What one platform's folder is made of."""
+    """What one platform's folder is made of; ``frozen`` is None where this machine cannot make it."""
 
-    frozen: Frozen
+    frozen: Frozen | None
     native: Sequence[BuiltNative]
     shells: Sequence[BuiltShell]
     source: SourceTree
     zig: Zig
 
 
-def assemble(workspace: Workspace, parts: Parts) -> Path:
-    """Make ``vendor/<platform>`` for this machine; whatever was there before is gone. Returns the folder."""
-    folder = workspace.vendor / host_platform()
+def assemble(workspace: Workspace, target: str, parts: Parts) -> Path:
+    """Make ``vendor/<target>``; whatever was there before is gone. Returns the folder."""
+    folder = workspace.vendor / target
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(parts.frozen.server, folder / "server", symlinks=True)
-    shutil.copytree(parts.frozen.licenses, folder / "licenses")
+    if parts.frozen is not None:
+        shutil.copytree(parts.frozen.server, folder / "server", symlinks=True)
+        shutil.copytree(parts.frozen.licenses, folder / "licenses")
     install_native(parts.native, workspace.vendor)
     install_shells(parts.shells, workspace.vendor)
     write_bash_license(folder / "licenses", parts.source)
@@ -105,14 +112,16 @@ def write_compiler_licenses(target: Path, zig: Zig) -> None:
 
 
 def _build_record(folder: Path, parts: Parts) -> dict[str, object]:
+    server = {} if parts.frozen is None else {"server": inputs(parts.frozen.server.parent)}
     return {
         "platform": folder.name,
         "python": sys.version.split()[0],
         "zig": parts.zig.version,
         "bash": {"version": parts.source.version, "level": parts.source.level, "tree": parts.source.digest},
         "glibc": glibc_floor(folder / "server"),
-        "programs": made_from(parts.native, parts.shells) | {"server": inputs(parts.frozen.server.parent)},
+        "programs": made_from(parts.native, parts.shells) | server,
         "parts": {part.name: part.version for part in read_components(folder / "licenses")},
+        "missing": [] if parts.frozen is not None else ["server"],
     }
 
 
@@ -152,22 +161,34 @@ def read_builds(vendor: Path) -> dict[str, dict[str, object]]:
     return found
 
 
-def build_parts(workspace: Workspace) -> Parts:
-    """Build all parts for this machine, or take them from the cache."""
-    options = ShellOptions.default(workspace)
+def freezable(target: str) -> bool:
+    """Whether this machine can freeze a server for ``target``."""
+    return target == host_platform()
+
+
+def build_parts(workspace: Workspace, target: str, *, keep_going: bool = False) -> Parts:
+    """Build all parts of a platform that can be made here, or take them from the cache."""
+    default = ShellOptions.default(workspace)
+    context = replace(default.context, keep_going=keep_going)
+    rows = variants_for(load_variants(workspace.variants_file), targets=(target,), shells=KINDS)
+    natives = replace(NativeOptions.default(workspace), targets=(target,), keep_going=keep_going)
     return Parts(
-        frozen=freeze(workspace),
-        native=build_native(NativeOptions.default(workspace)),
-        shells=build_shells(options),
-        source=bash_source(options.context.sources),
+        frozen=freeze(workspace) if freezable(target) else None,
+        native=build_native(natives),
+        shells=build_shells(replace(default, context=context, variants=rows)),
+        source=bash_source(default.context.sources),
         zig=find_zig(),
     )
 
 
-def main() -> None:
-    """Put all parts for this machine together."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Put all parts of this machine's platform, or of those asked for, together."""
+    arguments = choice.parser("vendor", __doc__).parse_args(argv)
     workspace = find_workspace()
-    sys.stdout.write(f"{assemble(workspace, build_parts(workspace))}\n")
+    for target in choice.targets(arguments):
+        parts = build_parts(workspace, target, keep_going=arguments.keep_going)
+        without = "" if parts.frozen is not None else " without its server, which is made on a machine of its own kind"
+        sys.stdout.write(f"{assemble(workspace, target, parts)}{without}\n")
 
 
 if __name__ == "__main__":

@@ -11,10 +11,12 @@ import pytest
 from shell_tool_release.cache import cache_root
 from shell_tool_release.npm import Package, pack
 from shell_tool_release.vendor import Parts, assemble, build_parts
-from shell_tool_release.workspace import Workspace, find_workspace
+from shell_tool_release.workspace import Workspace, find_workspace, host_platform
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from shell_tool_release.freeze import Frozen
 
 _SHIPPED = ("CHANGELOG.md", "LICENSE", "NOTICE", "README.md", "pyproject.toml", "packaging", "patches")
 
@@ -35,7 +37,14 @@ def workspace() -> Workspace:
 @pytest.fixture(scope="session")
 def parts(workspace: Workspace) -> Parts:
     """Everything a release ships, from the cache; minutes when it is empty (``./run tests`` fills it first)."""
-    return build_parts(workspace)
+    return build_parts(workspace, host_platform())
+
+
+@pytest.fixture(scope="session")
+def frozen(parts: Parts) -> Frozen:
+    """The frozen server of this machine's platform."""
+    assert parts.frozen is not None
+    return parts.frozen
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +54,7 @@ def packed(workspace: Workspace, parts: Parts, tmp_path_factory: pytest.TempPath
     for name in _SHIPPED:
         copy_any(workspace.root / name, root / name)
     place = Workspace(root=root)
-    assemble(place, parts)
+    assemble(place, host_platform(), parts)
     return place, pack(place, cache=cache_root())
 
 

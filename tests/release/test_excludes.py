@@ -18,6 +18,7 @@ from shell_tool_release.freeze import LEFT_OUT
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from shell_tool_release.freeze import Frozen
     from shell_tool_release.vendor import Parts
     from shell_tool_release.workspace import Workspace
 
@@ -29,8 +30,8 @@ def _below(name: str, roots: tuple[str, ...]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def listing(parts: Parts) -> dict[str, list[str]]:
-    document = json.loads(parts.frozen.listing.read_text())
+def listing(frozen: Frozen) -> dict[str, list[str]]:
+    document = json.loads(frozen.listing.read_text())
     return {
         "members": [name.removesuffix(".pyc").replace("/", ".") for name, _ in document["members"]],
         "excluded": document["excluded"],
@@ -44,23 +45,23 @@ def test_the_freezer_met_it(name: str, listing: dict[str, list[str]]) -> None:
 
 
 @pytest.mark.parametrize("name", [*EXCLUDED_MODULES, *LEFT_OUT])
-def test_it_is_not_in_the_bundle(name: str, parts: Parts, listing: dict[str, list[str]]) -> None:
+def test_it_is_not_in_the_bundle(name: str, frozen: Frozen, listing: dict[str, list[str]]) -> None:
     assert [module for module in listing["members"] if _below(module, (name,))] == []
-    files = [path.relative_to(parts.frozen.server / "_internal") for path in parts.frozen.server.rglob("*.pyc")]
+    files = [path.relative_to(frozen.server / "_internal") for path in frozen.server.rglob("*.pyc")]
     assert [path for path in files if _below(".".join(path.with_suffix("").parts), (name,))] == []
 
 
-def test_no_module_of_the_server_is_missing(parts: Parts, workspace: Workspace) -> None:
+def test_no_module_of_the_server_is_missing(frozen: Frozen, workspace: Workspace) -> None:
     """Every module of ours can be imported in the bundle (the smoke test runs the paths a session takes)."""
-    root = parts.frozen.server / "_internal" / "codex_shell_tool_mcp"
+    root = frozen.server / "_internal" / "codex_shell_tool_mcp"
     source = workspace.root / "src" / "codex_shell_tool_mcp"
     ours = {path.relative_to(source).with_suffix("") for path in source.rglob("*.py")}
-    frozen = {path.relative_to(root).with_suffix("") for path in root.rglob("*.pyc")}
-    left_out = {path.as_posix() for path in ours - frozen}
+    there = {path.relative_to(root).with_suffix("") for path in root.rglob("*.pyc")}
+    left_out = {path.as_posix() for path in ours - there}
     assert left_out <= {"__main__"}
 
 
-def test_the_server_answers_without_any_of_them(parts: Parts, tmp_path: Path) -> None:
+def test_the_server_answers_without_any_of_them(parts: Parts, frozen: Frozen, tmp_path: Path) -> None:
     """``initialize`` and ``tools/list`` in the frozen program, whose imports are all done by then."""
     client = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
     messages: list[dict[str, object]] = [
@@ -70,7 +71,7 @@ def test_the_server_answers_without_any_of_them(parts: Parts, tmp_path: Path) ->
     ]
     native = {program.name: program.path for program in parts.native}
     command = [
-        *(str(parts.frozen.server / "codex-exec-mcp-server"), "--bash", str(parts.shells[0].path)),
+        *(str(frozen.server / "codex-exec-mcp-server"), "--bash", str(parts.shells[0].path)),
         *("--execve", str(native["codex-execve-wrapper"]), "--supervisor", str(native["codex-shell-supervisor"])),
     ]
     with subprocess.Popen(

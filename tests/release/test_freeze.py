@@ -20,15 +20,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from shell_tool_release.freeze import Frozen
-    from shell_tool_release.vendor import Parts
     from shell_tool_release.workspace import Workspace
 
 pytestmark = pytest.mark.timeout(900)  # freezing takes half a minute, minutes where six others do it too
-
-
-@pytest.fixture(scope="session")
-def frozen(parts: Parts) -> Frozen:
-    return parts.frozen
 
 
 def test_a_second_time_comes_from_the_cache(workspace: Workspace, frozen: Frozen) -> None:

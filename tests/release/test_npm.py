@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from release.conftest import cannot, copy_any
-from shell_tool_release import npm
+from shell_tool_release import budgets, npm
 from shell_tool_release.cache import file_sha256
 from shell_tool_release.errors import BuildError, ConfigurationError
 from shell_tool_release.npm import Package, TarMember, npm_version, pack, package_json, tarball
@@ -73,7 +74,7 @@ def test_entries_are_npms(small: Workspace) -> None:
     members = _members(package.path)
     names = list(members)
     assert names[0] == "package/package.json"
-    assert names[1:] == sorted(names[1:])
+    assert names == sorted(names, key=lambda name: npm.place(name.removeprefix("package/")))
     assert {member.mode for member in members.values()} == {0o755, 0o644}
     assert {(m.uid, m.gid, m.uname, m.gname, m.mtime) for m in members.values()} == {(0, 0, "", "", npm.MTIME)}
     assert all(member.isreg() for member in members.values())
@@ -106,9 +107,57 @@ def test_an_empty_vendor_folder_is_an_error(small: Workspace) -> None:
         pack(small)
 
 
+def test_a_part_over_its_budget_is_named(small: Workspace) -> None:
+    budget = budgets.read(small.root / budgets.FILE)
+    bash = small.vendor / "linux-x64" / "bash" / "gnu" / "bash"
+    bash.parent.mkdir(parents=True)
+    bash.write_bytes(os.urandom(budget.parts["bash/gnu"] + 1000))
+    (small.vendor / "linux-x64" / "server" / "new").write_bytes(os.urandom(budget.unnamed + 1000))
+    with pytest.raises(BuildError, match=r"grew over its budget .*budgets\.toml") as caught:
+        pack(small)
+    assert re.search(r"linux-x64/bash/gnu has \d{3},\d{3} bytes packed, allowed are 650,000[;$]", f"{caught.value};")
+    assert re.search(r"linux-x64/server/new has 6\d,\d{3} bytes packed.*for a part without a row", str(caught.value))
+
+
 def test_a_package_over_the_limit_is_an_error(small: Workspace) -> None:
-    (small.vendor / "linux-x64" / "noise").write_bytes(os.urandom(npm.LIMIT_BYTES))
-    with pytest.raises(BuildError, match=r"more than 14,000,000 for linux-x64"):
+    table = small.root / budgets.FILE
+    table.write_text(re.sub(r"^limit = [\d_]+", "limit = 10_000", table.read_text(), flags=re.MULTILINE))
+    with pytest.raises(BuildError, match=r"the package has [\d,]+ bytes, the limit is 10,000"):
+        pack(small)
+
+
+def test_the_limits_are_those_that_were_promised(workspace: Workspace) -> None:
+    budget = budgets.read(workspace.root / budgets.FILE)
+    assert (budget.aim, budget.limit) == (45_000_000, 55_000_000)
+
+
+def test_damaged_budgets_are_named(tmp_path: Path) -> None:
+    (tmp_path / "budgets.toml").write_text("aim = 1\n[parts]\n")
+    with pytest.raises(ConfigurationError, match=r"budgets\.toml cannot be read"):
+        budgets.read(tmp_path / "budgets.toml")
+
+
+def test_the_same_file_of_another_platform_costs_little(small: Workspace) -> None:
+    """gzip remembers 32 KiB: what is the same has to lie side by side, which it would not if sorted by name."""
+    names = [f"vendor/{platform}/server/{number}" for platform in ("linux-arm64", "linux-x64") for number in range(20)]
+    content = {number: os.urandom(20_000) for number in range(20)}
+    members = [TarMember(name=name, data=content[int(name.rsplit("/", 1)[1])]) for name in names]
+    alone = len(tarball(members[:20]))
+    assert len(tarball(members)) < alone * 1.05
+
+
+def test_a_platform_that_is_not_whole_is_left_out_and_named(small: Workspace) -> None:
+    other = small.vendor / "darwin-arm64"
+    (other / "bash" / "macos").mkdir(parents=True)
+    (other / "bash" / "macos" / "bash").write_text("x")
+    (other / "build.json").write_text('{"platform": "darwin-arm64", "missing": ["server"]}')
+    package = pack(small)
+    assert package.platforms == ("linux-x64",)
+    assert package.left_out == {"darwin-arm64": ("server",)}
+    assert not [name for name in _members(package.path) if "darwin" in name]
+    assert json.loads(_read(package.path, "package/package.json"))["os"] == ["linux"]
+    (small.vendor / "linux-x64" / "build.json").unlink()
+    with pytest.raises(BuildError, match="holds no whole platform: darwin-arm64 has no server"):
         pack(small)
 
 

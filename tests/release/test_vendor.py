@@ -66,7 +66,7 @@ def test_it_is_made_anew(packed: tuple[Workspace, Package], parts: Parts) -> Non
     place, _ = packed
     stray = place.vendor / host_platform() / "server" / "left-over"
     stray.write_text("from another build")
-    assemble(place, parts)
+    assemble(place, host_platform(), parts)
     assert not stray.exists()
 
 
