@@ -30,6 +30,7 @@ from shell_tool_release.cache import Key, cache_root, entry
 from shell_tool_release.errors import BuildError, ConfigurationError, run_main
 from shell_tool_release.licenses import notices, read_components
 from shell_tool_release.vendor import read_builds
+from shell_tool_release.versions import npm_version
 from shell_tool_release.workspace import Workspace, find_workspace
 
 if TYPE_CHECKING:
@@ -211,21 +212,6 @@ def package_json(workspace: Workspace, platforms: Sequence[str], repository: str
             raise ConfigurationError(message)
         document["repository"] = {"type": "git", "url": f"git+https://github.com/{repository}.git"}
     return (json.dumps(document, indent=2) + "\n").encode()
-
-
-_KINDS = {"a": "alpha", "b": "beta", "rc": "rc"}
-
-
-def npm_version(version: str) -> str:
-    """Turn Python's version into npm's: ``1.2.3a4`` is ``1.2.3-alpha.4``; ConfigurationError for another form.
-
-    ``b`` and ``rc`` are ``beta`` and ``rc``: built and offered as a prerelease, but not published (``versions.py``).
-    """
-    found = re.fullmatch(r"([0-9]+\.[0-9]+\.[0-9]+)(?:(a|b|rc)([0-9]+))?", version)
-    if found is None:
-        message = f"version {version!r} is neither X.Y.Z nor X.Y.ZaN (or bN, rcN); change it in pyproject.toml"
-        raise ConfigurationError(message)
-    return found[1] if found[2] is None else f"{found[1]}-{_KINDS[found[2]]}.{found[3]}"
 
 
 def _notices(vendor: Path, platforms: Sequence[str]) -> bytes:

@@ -31,9 +31,10 @@ from mcp import ClientSession, StdioServerParameters, stdio_client
 from shell_tool_release import publish
 from shell_tool_release.cache import cache_root
 from shell_tool_release.errors import BuildError, run_main
-from shell_tool_release.npm import TarMember, npm_version, package_path, tarball
+from shell_tool_release.npm import TarMember, package_path, tarball
 from shell_tool_release.registry import Registry, node_tools, npm_environ
 from shell_tool_release.standin import Fault, Publisher, StandIn, claims_of
+from shell_tool_release.versions import npm_version
 from shell_tool_release.workspace import find_workspace
 
 if TYPE_CHECKING:

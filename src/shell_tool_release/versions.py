@@ -2,6 +2,7 @@
 
 API::
 
+    npm_version("1.2.3a4") -> "1.2.3-alpha.4"
     decide(release_version, release_tag, project) -> Decision     ConfigurationError
     python -m shell_tool_release.versions                         RELEASE_VERSION, RELEASE_TAG → GITHUB_OUTPUT
 
@@ -17,14 +18,17 @@ The tag is ``v`` and the version, and the version is the project's own, or nothi
 from __future__ import annotations
 
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from shell_tool_release.errors import ConfigurationError, run_main
-from shell_tool_release.npm import npm_version
 from shell_tool_release.publish import npm_tag
 from shell_tool_release.workspace import find_workspace
+
+# Python's words for what a version comes before, and npm's.
+_KINDS = {"a": "alpha", "b": "beta", "rc": "rc"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +49,18 @@ class Decision:
             "prerelease": str("-" in self.version).lower(),
         }
         return "".join(f"{name}={value}\n" for name, value in values.items())
+
+
+def npm_version(version: str) -> str:
+    """Turn Python's version into npm's: ``1.2.3a4`` is ``1.2.3-alpha.4``; ConfigurationError for another form.
+
+    ``b`` and ``rc`` are ``beta`` and ``rc``: built and offered as a prerelease, but not published (``versions.py``).
+    """
+    found = re.fullmatch(r"([0-9]+\.[0-9]+\.[0-9]+)(?:(a|b|rc)([0-9]+))?", version)
+    if found is None:
+        message = f"version {version!r} is neither X.Y.Z nor X.Y.ZaN (or bN, rcN); change it in pyproject.toml"
+        raise ConfigurationError(message)
+    return found[1] if found[2] is None else f"{found[1]}-{_KINDS[found[2]]}.{found[3]}"
 
 
 def decide(release_version: str, release_tag: str, project: str) -> Decision:

@@ -17,7 +17,8 @@ from release.conftest import cannot, copy_any
 from shell_tool_release import budgets, npm
 from shell_tool_release.cache import file_sha256
 from shell_tool_release.errors import BuildError, ConfigurationError
-from shell_tool_release.npm import Package, TarMember, npm_version, pack, package_json, tarball
+from shell_tool_release.npm import Package, TarMember, pack, package_json, tarball
+from shell_tool_release.versions import npm_version
 from shell_tool_release.workspace import Workspace, host_platform
 
 if TYPE_CHECKING:

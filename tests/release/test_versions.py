@@ -8,8 +8,7 @@ import pytest
 
 from shell_tool_release import versions
 from shell_tool_release.errors import ConfigurationError
-from shell_tool_release.npm import npm_version
-from shell_tool_release.versions import Decision, decide
+from shell_tool_release.versions import Decision, decide, npm_version
 from shell_tool_release.workspace import find_workspace
 
 if TYPE_CHECKING:
