@@ -82,6 +82,18 @@ def wheels(session: nox.Session) -> None:
     step(session, "wheels", *session.posargs)
 
 
+@nox.session
+def evidence(session: nox.Session) -> None:
+    """Write manifests, bills of materials and SHA256SUMS of what is in dist/ to dist/evidence/."""
+    step(session, "evidence", *session.posargs)
+
+
+@nox.session
+def reproducible(session: nox.Session) -> None:
+    """Build everything twice under different circumstances and compare; -- --write puts the hashes into the docs."""
+    step(session, "reproducible", *session.posargs)
+
+
 @nox.session(requires=["smoke"])
 def release(session: nox.Session) -> None:
     """All of the above: from the clone to a package that was tried (the README's first command)."""

@@ -51,7 +51,7 @@ _CARRIED = re.compile(
 """Variables that say how to reach an index."""
 
 _FILES = ("/etc/resolv.conf", "/etc/hosts", "/etc/pip.conf", "/etc/npmrc", "/etc/ssl/certs/ca-certificates.crt")
-_HOME_FILES = (".config/pip/pip.conf", ".pip/pip.conf", ".npmrc")
+HOME_FILES = (".config/pip/pip.conf", ".pip/pip.conf", ".npmrc")
 _BASE = re.compile(r"^'(\S*/debian/)dists/[^']*/InRelease'", re.MULTILINE)
 
 
@@ -118,7 +118,7 @@ def _carry_configuration(root: Path) -> None:
     target = root / "etc/apt/apt.conf.d/90host"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(settings, encoding="utf-8")
-    named = [value for value in _carried_environment().values() if value.startswith("/") and Path(value).is_file()]
+    named = [value for value in carried_environment().values() if value.startswith("/") and Path(value).is_file()]
     for name in (*_FILES, *named):
         _copy(Path(name), root / name.lstrip("/"))
 
@@ -130,7 +130,8 @@ def _copy(source: Path, target: Path) -> None:
         target.chmod(0o644)
 
 
-def _carried_environment() -> dict[str, str]:
+def carried_environment() -> dict[str, str]:
+    """Variables that say how to reach an index, as they are here."""
     return {name: value for name, value in os.environ.items() if _CARRIED.match(name)}
 
 
@@ -140,7 +141,7 @@ def _new_user(root: Path, log: Path) -> None:
     for leftover in (root / "tmp").iterdir():
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     _run(_chroot(root, f"id {USER} 2>/dev/null || useradd --shell /bin/sh {USER}"), log)
-    for name in _HOME_FILES:
+    for name in HOME_FILES:
         _copy(Path.home() / name, home / name)
     home.mkdir(parents=True, exist_ok=True)
 
@@ -167,7 +168,7 @@ def _environment(home: str) -> list[str]:
         "LANG": "C.UTF-8",
         "DEBIAN_FRONTEND": "noninteractive",
     }
-    return [f"{name}={value}" for name, value in {**_carried_environment(), **fixed}.items()]
+    return [f"{name}={value}" for name, value in {**carried_environment(), **fixed}.items()]
 
 
 def _inside(root: Path, command: str) -> list[str]:

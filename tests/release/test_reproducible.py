@@ -1,0 +1,196 @@
+"""Two builds under different circumstances: what depends on one is named. A small checkout stands in for ours."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import os
+import subprocess
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from shell_tool_release import evidence, reproducible
+from shell_tool_release.errors import BuildError, PrerequisiteError
+from shell_tool_release.npm import TarMember, tarball
+from shell_tool_release.workspace import Workspace
+
+STEADY = "mkdir -p dist/npm && echo the same > dist/npm/artefact"
+"""A build that depends on nothing."""
+
+DEPENDS = {
+    "the folder": "pwd",
+    "the user's home": 'echo "$HOME"',
+    "the umask": "umask",
+    "the locale": 'echo "$LC_ALL"',
+    "the time zone": "date +%Z",
+    "the hash seed": 'echo "$PYTHONHASHSEED"',
+    "SOURCE_DATE_EPOCH": 'echo "$SOURCE_DATE_EPOCH"',
+    "the time of its files": "stat -c %Y run",
+    "the cache": 'echo "$CODEX_BUILD_CACHE"',
+    "chance": "cat /proc/sys/kernel/random/uuid",
+}
+
+
+def _checkout(root: Path, script: str) -> Workspace:
+    root.mkdir()
+    (root / "pyproject.toml").write_text('[project]\nversion = "1.2.3"\n')
+    (root / "run").write_text(f"#!/bin/sh\nset -e\n{script}\n")
+    (root / "run").chmod(0o755)
+    (root / ".gitignore").write_text("/dist/\n/ignored\n")
+    (root / "ignored").write_text("not part of a clone")
+    for command in (["init", "--quiet"], ["add", "--all"]):
+        subprocess.run(["git", "-C", str(root), *command], check=True)
+    return Workspace(root=root)
+
+
+def _scratch(tmp_path: Path) -> Path:
+    """A folder for the builds that another user can reach."""
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.is_relative_to(Path(tempfile.gettempdir()) / f"pytest-of-{getpass.getuser()}"):
+            folder.chmod(folder.stat().st_mode | 0o011)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    return scratch
+
+
+def test_the_same_each_time(tmp_path: Path) -> None:
+    made = reproducible.two_builds(_checkout(tmp_path / "checkout", STEADY), _scratch(tmp_path))
+    sha256 = hashlib.sha256(b"the same\n").hexdigest()
+    assert made == (reproducible.Artefact(name="artefact", size=9, sha256=sha256),)
+    assert reproducible.table(made).splitlines()[2] == f"| `artefact` | 9 | `{sha256}` |"
+
+
+@pytest.mark.parametrize("what", DEPENDS)
+def test_what_depends_on_circumstances_is_named(what: str, tmp_path: Path) -> None:
+    checkout = _checkout(tmp_path / "checkout", f"{STEADY}; ({DEPENDS[what]}) >> dist/npm/artefact")
+    with pytest.raises(BuildError, match=r"1 of 1 artefacts are not the same:\n  artefact: line \d is"):
+        reproducible.two_builds(checkout, _scratch(tmp_path))
+
+
+def test_the_other_build_has_one_processor(tmp_path: Path) -> None:
+    if not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one processor is all there is")
+    checkout = _checkout(tmp_path / "checkout", f"{STEADY}; nproc >> dist/npm/artefact")
+    before = os.sched_getaffinity(0)
+    with pytest.raises(BuildError, match=f"'{len(before)}' and '1'"):
+        reproducible.two_builds(checkout, _scratch(tmp_path))
+    assert os.sched_getaffinity(0) == before
+
+
+def test_the_other_build_is_another_users(tmp_path: Path) -> None:
+    if reproducible.another_user() is None:
+        pytest.skip("only root can become another user")
+    checkout = _checkout(tmp_path / "checkout", f"{STEADY}; id -un >> dist/npm/artefact")
+    with pytest.raises(BuildError, match="'root' and 'nobody'"):
+        reproducible.two_builds(checkout, _scratch(tmp_path))
+
+
+def test_every_artefact_is_compared(tmp_path: Path) -> None:
+    script = 'mkdir -p dist/a dist/b; echo x > dist/a/one; echo "$TZ" > dist/b/two; echo "$TZ" > "dist/b/for $LC_ALL"'
+    with pytest.raises(BuildError) as caught:
+        reproducible.two_builds(_checkout(tmp_path / "checkout", script), _scratch(tmp_path))
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "3 of 4 artefacts are not the same:"
+    assert [line.split(":")[0].strip() for line in lines[1:]] == ["for C", "for C.UTF-8", "two"]
+
+
+def test_what_is_not_committed_to_a_clone_is_not_built(tmp_path: Path) -> None:
+    checkout = _checkout(tmp_path / "checkout", f"test ! -e ignored; {STEADY}")
+    assert reproducible.two_builds(checkout, _scratch(tmp_path))
+
+
+def test_a_build_that_fails_shows_its_log(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match=r"the first build ended with status 3; log: .*first\.log\nno such luck"):
+        reproducible.two_builds(_checkout(tmp_path / "checkout", "echo no such luck; exit 3"), _scratch(tmp_path))
+
+
+def test_nothing_built_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="holds no artefacts"):
+        reproducible.two_builds(_checkout(tmp_path / "checkout", "mkdir dist"), _scratch(tmp_path))
+
+
+def test_what_was_published_is_compared_with_a_build(tmp_path: Path) -> None:
+    checkout = _checkout(tmp_path / "checkout", f"{STEADY}; echo more > dist/npm/unpublished")
+    published = tmp_path / "published"
+    published.mkdir()
+    (published / "artefact").write_text("the same\n")
+    scratch = _scratch(tmp_path)
+    assert [one.name for one in reproducible.rebuilt(checkout, published, scratch)] == ["artefact"]
+    (published / "artefact").write_text("the sane\n")
+    with pytest.raises(BuildError, match="artefact: line 1 is 'the sane' and 'the same'"):
+        reproducible.rebuilt(checkout, published, tmp_path / "scratch")
+    (published / "artefact").write_text("the same\n")
+    (published / "implant").write_text("x")
+    with pytest.raises(BuildError, match="implant: only the first has it"):
+        reproducible.rebuilt(checkout, published, tmp_path / "scratch")
+
+
+def test_the_table_is_written_between_its_marks() -> None:
+    made = (reproducible.Artefact(name="a", size=1, sha256="0" * 64),)
+    text = "before\n" + "\nold\n".join(reproducible.MARKS) + "\nafter\n"
+    new = reproducible.with_table(text, made, "1.2.3")
+    assert new.startswith(f"before\n{reproducible.MARKS[0]}\n\nVersion 1.2.3")
+    assert new.endswith(f"| `a` | 1 | `{'0' * 64}` |\n\n{reproducible.MARKS[1]}\nafter\n")
+    assert reproducible.with_table(new, made, "1.2.3") == new
+    with pytest.raises(BuildError, match="marks"):
+        reproducible.with_table("no marks", made, "1")
+
+
+def test_the_document_has_the_marks(workspace: Workspace) -> None:
+    text = (workspace.root / reproducible.DOCUMENT).read_text()
+    assert reproducible.with_table(text, (), "0") != text
+
+
+def test_a_python_that_nobody_may_run_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reproducible, "MINIMUM_PYTHON", (9, 0))
+    with pytest.raises(PrerequisiteError, match="install python3"):
+        reproducible.common_python(None)
+
+
+def test_the_circumstances_differ_in_everything() -> None:
+    first, second = reproducible.circumstances("nobody")
+    same = [name for name in vars(first) if getattr(first, name) == getattr(second, name)]
+    assert same == []
+    assert replace(first, name="x") != first
+
+
+def _package(root: Path, content: bytes) -> Workspace:
+    (root / "dist" / "npm").mkdir(parents=True)
+    members = [
+        TarMember(name="package.json", data=b"{}"),
+        TarMember(name="vendor/MANIFEST.json", data=content),
+        TarMember(name="sbom/codex-shell-tool-mcp.cdx.json", data=b"bill"),
+    ]
+    (root / "dist" / "npm" / "package.tgz").write_bytes(tarball(members))
+    return Workspace(root=root)
+
+
+def test_sums_are_of_every_artefact_and_manifest(tmp_path: Path) -> None:
+    place = _package(tmp_path, b"manifest")
+    written = evidence.write(place)
+    names = ["package.tgz.MANIFEST.json", "package.tgz.cdx.json", "SHA256SUMS"]
+    assert [path.name for path in written] == names
+    lines = {line.split("  ")[1]: line.split("  ")[0] for line in written[-1].read_text().splitlines()}
+    assert lines["package.tgz.MANIFEST.json"] == hashlib.sha256(b"manifest").hexdigest()
+    assert lines["package.tgz"] == hashlib.sha256((place.dist / "npm" / "package.tgz").read_bytes()).hexdigest()
+    assert set(lines) == {"package.tgz", *names[:2]}
+    folder = tmp_path / "all"
+    folder.mkdir()
+    for path in (*written, place.dist / "npm" / "package.tgz"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    subprocess.run(["sha256sum", "--strict", "--check", "SHA256SUMS"], cwd=folder, check=True, capture_output=True)
+
+
+def test_a_package_without_manifest_gets_no_sums(tmp_path: Path) -> None:
+    (tmp_path / "dist" / "npm").mkdir(parents=True)
+    (tmp_path / "dist" / "npm" / "package.tgz").write_bytes(tarball([TarMember(name="package.json", data=b"{}")]))
+    with pytest.raises(BuildError, match="neither manifest nor bill"):
+        evidence.write(Workspace(root=tmp_path))
+
+
+def test_nothing_to_sum_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="holds no package"):
+        evidence.write(Workspace(root=tmp_path))
