@@ -24,6 +24,7 @@ COMMANDS = (
     ("matched", "/usr/bin/program7", ("program7", "word7", "x")),
     ("unmatched", "/usr/bin/gcc", ("gcc", "-O2", "-c", "a.c", "-o", "a.o")),
     ("a script's shell", "/bin/bash", ("bash", "-c", "echo one && echo two | cat")),
+    ("one with git in it", "/bin/bash", ("bash", "-c", "git status && git diff | cat")),
 )
 
 
@@ -35,7 +36,7 @@ def main() -> None:
             for name, program, argv in COMMANDS:
                 median = _median(rules, program, argv)
                 word = "held" if median <= TARGET else "not held"
-                print(f"{number:6} rules, {name:17} {median:6.1f} µs (target {TARGET:g}: {word})")
+                print(f"{number:6} rules, {name:18} {median:6.1f} µs (target {TARGET:g}: {word})")
 
 
 def _rules(home: Path, number: int) -> LiveRules:

@@ -23,6 +23,10 @@ MAX_ABBREVIATED = 4
 MAX_WORDS = 4096
 """Words of a command that are looked at; nothing in the table is to be found behind so many."""
 
+_Marks = tuple[frozenset[str], ...]
+"""What must be written beside a program: of each set one."""
+
+_RUN = re.compile(r"[A-Za-z0-9]+")
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=", re.ASCII)
 
 
@@ -63,6 +67,7 @@ class Table:
     programs: Mapping[str, Program]
     by_name: Mapping[str, tuple[Row, ...]] = field(init=False)
     by_beginning: tuple[tuple[str, Row], ...] = field(init=False)
+    _marks: Mapping[str, tuple[_Marks, ...]] = field(init=False)
 
     def __post_init__(self) -> None:
         """Index the rows."""
@@ -76,10 +81,40 @@ class Table:
                     names[name] = (*names.get(name, ()), row)
         object.__setattr__(self, "by_name", names)
         object.__setattr__(self, "by_beginning", tuple(beginnings))
+        marks: dict[str, tuple[_Marks, ...]] = {}
+        for row in self.rows:
+            words = tuple(frozenset(_marks(word)[0] for word in wanted) for wanted in row.command)
+            for name in row.programs:
+                first, *more = _marks(name)
+                marks[first] = (*marks.get(first, ()), (*(frozenset({mark}) for mark in more), *words))
+        object.__setattr__(self, "_marks", marks)
+
+    def may_be_in(self, text: str) -> bool:
+        """Whether a command that fits a row could be written in ``text``: quick, and true too often rather than not."""
+        runs = set(_RUN.findall(text))
+        for mark in runs & self._marks.keys():
+            for words in self._marks[mark]:
+                for wanted in words:  # generators would cost three times as much, for each exec of a shell
+                    if runs.isdisjoint(wanted):
+                        break
+                else:
+                    return True
+        return False
 
     def rows_of(self, name: str) -> Sequence[Row]:
         """The rows for a program."""
         return (*self.by_name.get(name, ()), *(row for start, row in self.by_beginning if name.startswith(start)))
+
+
+def _marks(word: str) -> list[str]:
+    """The letters and digits in a program's name, or in one of its words.
+
+    Who writes the word writes them, with no letter or digit right before or after.
+    """
+    found = _RUN.findall(word)
+    if not found or (word.endswith("*") and word[:-1].endswith(found[-1])):
+        raise ValueError(f"{word}: there must be a letter or digit in it, and * must follow another character")
+    return found
 
 
 @cache
@@ -90,10 +125,10 @@ def table() -> Table:
     return Table(rows=tuple(map(_row, raw["row"])), programs={k: _program(v) for k, v in raw["program"].items()})
 
 
-def danger_of(command: Sequence[str]) -> Row | None:
-    """The row that a command fits, whatever runs it (``sudo``, ``env``, ``xargs``, ...); ``None`` if there is none."""
+def row_of(commands: Sequence[Sequence[str]]) -> Row | None:
+    """The first row that one of ``commands`` fits as it stands."""
     known = table()
-    for inner in _unwrapped(_shortened(command), known):
+    for inner in commands:
         name = basename(inner[0])
         rows = known.rows_of(name)
         if rows:

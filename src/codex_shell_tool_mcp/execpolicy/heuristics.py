@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from codex_shell_tool_mcp.execpolicy.danger import danger_of, unwrapped
+from codex_shell_tool_mcp.execpolicy.danger import row_of, table, unwrapped
 from codex_shell_tool_mcp.execpolicy.decision import Decision
 from codex_shell_tool_mcp.execpolicy.rules import basename
 
@@ -60,11 +60,12 @@ def command_might_be_dangerous(command: Sequence[str]) -> bool:
 
 def why_dangerous(command: Sequence[str], depth: int = 0) -> str | None:
     """What is dangerous about a command, in a few words; ``None`` if nothing is known to be."""
-    row = danger_of(command)
+    commands = unwrapped(command)
+    row = row_of(commands)
     if row is not None:
         return row.why
     if depth < _MAX_DEPTH:
-        for inner in unwrapped(command):
+        for inner in commands:
             script = _any_script(inner)
             for words in () if script is None else _commands(script):
                 if (why := why_dangerous(words, depth + 1)) is not None:
@@ -92,7 +93,12 @@ _QUOTES = str.maketrans("", "", "\"'\\")
 
 
 def _commands(script: str) -> list[list[str]]:
-    """The commands of a script: exact where it is plain, else roughly, for a question too many costs little."""
+    """The commands of a script: exact where it is plain, else roughly, for a question too many costs little.
+
+    None of a script in which no dangerous program is named, as most are.
+    """
+    if not table().may_be_in(script[:_MAX_SCRIPT].translate(_QUOTES)):
+        return []
     # Linux takes no longer argument than 128 KiB; of what is only claimed, six megabytes would take a minute.
     plain = plain_commands(script) if len(script) <= _MAX_SCRIPT else None
     if plain is not None:

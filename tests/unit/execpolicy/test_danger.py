@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import shlex
+from typing import TYPE_CHECKING
 
 import pytest
 
 from codex_shell_tool_mcp.execpolicy import danger
-from codex_shell_tool_mcp.execpolicy.danger import Row, danger_of, table
+from codex_shell_tool_mcp.execpolicy.danger import Row, row_of, table, unwrapped
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def danger_of(command: Sequence[str]) -> Row | None:
+    return row_of(unwrapped(command))
+
 
 ROWS = table().rows
 MATCH = [(row, example) for row in ROWS for example in row.match]
@@ -79,3 +88,10 @@ def test_long_commands_take_no_long_time() -> None:
     assert danger_of(["env"] * 100_000) is None
     assert danger_of(["sudo"] * 3_000 + ["rm", "-f"])
     assert danger_of(["git", *["-c"] * 100_000]) is None
+
+
+@pytest.mark.parametrize("name", ["x*", "--", "*"])
+def test_a_program_that_could_not_be_looked_for_is_refused(name: str) -> None:
+    row = Row(programs=(name,), why="x", match=(), not_match=())
+    with pytest.raises(ValueError, match="must"):
+        danger.Table(rows=(row,), programs={})

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codex_shell_tool_mcp.execpolicy import heuristics
+from codex_shell_tool_mcp.execpolicy.danger import Table, table
 from codex_shell_tool_mcp.execpolicy.decision import Decision
 from codex_shell_tool_mcp.execpolicy.heuristics import (
     UNMATCHED,
@@ -22,6 +23,7 @@ from codex_shell_tool_mcp.execpolicy.heuristics import (
     shell_script,
     unmatched_decision,
     unmatched_heuristics,
+    why_dangerous,
 )
 
 DANGEROUS = [
@@ -366,6 +368,32 @@ def test_a_script_longer_than_any_argument_is_not_read_exactly(monkeypatch: pyte
         return real(script)
 
     monkeypatch.setattr(heuristics, "plain_commands", plain_commands)
-    command_might_be_dangerous(["sh", "-c", "a;" * 100])
-    command_might_be_dangerous(["sh", "-c", "a;" * 70_000])
+    command_might_be_dangerous(["sh", "-c", "a;" * 99 + "rm"])
+    command_might_be_dangerous(["sh", "-c", "rm;" + "a;" * 70_000])
     assert [len(script) for script in read] == [200]
+
+
+FRAGMENTS = [
+    *("rm", "r", "m", "git", "push", "pu", "sh", "reset", "clean", "--hard", "--force", "-f", "-rf", "-fdx", "dd"),
+    *("of=/dev/sda", "mkfs.ext4", "newfs_msdos", "apt-get", "remove", "docker-compose", "down", "-v", "find", "/", "."),
+    *("-delete", "sudo", "env", "A=1", "git-filter-repo", "/bin/"),
+    *(" ", " ", " ", " ", ";", "|", "&&", "$(", "`", ")", "'", '"', "\\", "\n", "#", "bash -c ", "x"),
+]  # fmt: skip
+
+
+@settings(max_examples=2_000, deadline=None)
+@given(st.lists(st.sampled_from(FRAGMENTS), max_size=12).map("".join))
+def test_a_script_that_is_passed_over_quickly_has_nothing_dangerous(script: str) -> None:
+    """The quick look may be wrong in one direction only; here against the whole one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Table, "may_be_in", lambda _self, _text: True)
+        whole = why_dangerous(["sh", "-c", script])
+    assert why_dangerous(["sh", "-c", script]) == whole
+
+
+def test_the_quick_look_passes_over_what_is_common_and_over_no_example_of_the_table() -> None:
+    for script in ("echo one && echo two | cat", "git status && git diff | cat", "npm test", "cd x; make -j4"):
+        assert not table().may_be_in(script)
+    for row in table().rows:
+        for example in row.match:
+            assert table().may_be_in(example), example
