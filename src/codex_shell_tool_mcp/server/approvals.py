@@ -6,7 +6,7 @@ import asyncio
 import logging
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mcp.shared.exceptions import MCPError
 from pydantic import ValidationError
@@ -21,7 +21,7 @@ from codex_shell_tool_mcp.execpolicy.rules import PrefixRuleMatch, evaluate_exec
 from codex_shell_tool_mcp.server.prompt import ALWAYS, SCHEMA, message, schema_with_rule, visible
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from mcp.server.context import ServerRequestContext
     from mcp_types import ClientCapabilities
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from codex_shell_tool_mcp.escalation.stopwatch import Stopwatch
     from codex_shell_tool_mcp.execpolicy.rules import Heuristics, Policy, RuleMatch
     from codex_shell_tool_mcp.server.rules_in_force import CallRules
+
+_T = TypeVar("_T")
 
 _LOG = logging.getLogger(__name__)
 
@@ -116,10 +118,7 @@ class McpEscalationPolicy:
         """
         rules = self.factory.rules
         policy = self.policy if rules is None else await rules.current()
-        if _is_short(request):
-            deciding = self._deciding(policy, request)
-        else:
-            deciding = await beside_the_loop(lambda: self._deciding(policy, request))
+        deciding = await _beside_if_long(request, lambda: self._deciding(policy, request))
         action = _without_asking(deciding)
         if action is None:
             action = await self._after_asking(request, deciding)
@@ -159,7 +158,8 @@ class McpEscalationPolicy:
         if rules is None or refusal is not None:
             return action
         written = prefix is not None and always and await rules.allow(prefix)
-        later = _without_asking(self._deciding(await rules.current(), request))
+        policy = await rules.current()
+        later = _without_asking(await _beside_if_long(request, lambda: self._deciding(policy, request)))
         return later if isinstance(later, Deny) or (written and later is not None) else action
 
     async def _ask(self, request: ExecRequest, prefix: Sequence[str] | None) -> tuple[str | None, bool]:
@@ -173,11 +173,14 @@ class McpEscalationPolicy:
         if not self.factory.can_ask:
             return NO_CAPABILITY, False
         context = self.factory.context
+        text = await _beside_if_long(
+            request, lambda: message(request.program, request.argv, request.cwd, request.resolved)
+        )
         with self.stopwatch.paused():
             try:
                 async with self._question():
                     answer = await context.session.elicit_form(
-                        message(request.program, request.argv, request.cwd, request.resolved),
+                        text,
                         SCHEMA if prefix is None else schema_with_rule(prefix),
                         context.request_id,
                     )
@@ -227,6 +230,11 @@ def rule_to_offer(request: ExecRequest, deciding: RuleMatch) -> tuple[str, ...] 
 def _is_short(request: ExecRequest) -> bool:
     """Whether it is decided in no time. A word may be a shell's script, which the heuristics take apart."""
     return len(request.argv) <= MANY and max(map(len, request.argv), default=0) <= SHORT
+
+
+async def _beside_if_long(request: ExecRequest, work: Callable[[], _T]) -> _T:
+    """What ``work`` makes of the request; where that may take long, the event loop goes on meanwhile."""
+    return work() if _is_short(request) else await beside_the_loop(work)
 
 
 def _without_asking(deciding: RuleMatch) -> EscalateAction | None:

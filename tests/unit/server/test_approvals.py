@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
@@ -18,7 +19,7 @@ from codex_shell_tool_mcp.escalation.policy import Deny, Escalate, EscalateActio
 from codex_shell_tool_mcp.escalation.stopwatch import Stopwatch
 from codex_shell_tool_mcp.execpolicy.decision import Decision
 from codex_shell_tool_mcp.execpolicy.rules import Policy, PrefixRule
-from codex_shell_tool_mcp.server import approvals
+from codex_shell_tool_mcp.server import approvals, prompt
 from codex_shell_tool_mcp.server.prompt import SCHEMA
 
 if TYPE_CHECKING:
@@ -246,6 +247,39 @@ def test_what_declares_forms(declared: dict[str, Any] | None, shows: bool) -> No
 
 def test_the_command_line_has_the_same_default() -> None:
     assert cli.DEFAULT_APPROVAL_TIMEOUT == approvals.DEFAULT_APPROVAL_TIMEOUT
+
+
+class FakeRules:
+    """Stands for the rules of a call: always the same."""
+
+    async def current(self) -> Policy:
+        return RULES
+
+    def at_once(self) -> Policy | None:
+        return RULES
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_long_work_is_done_beside_the_event_loop_also_after_the_answer(
+    beside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_loop: list[bool] = []
+
+    def noted(work: Callable[..., Any]) -> Callable[..., Any]:
+        def working(*arguments: Any) -> Any:
+            on_loop.append(threading.current_thread() is threading.main_thread())
+            return work(*arguments)
+
+        return working
+
+    monkeypatch.setattr(approvals, "message", noted(prompt.message))
+    long = request("sh", "-c", "true;" * (1000 if beside else 10))
+    action, session = decide(
+        long, says("accept"), rules=cast("Any", FakeRules()), heuristics=noted(lambda _: Decision.PROMPT)
+    )
+    assert action == Run(rule="heuristics")
+    assert len(session.asked) == 1
+    assert on_loop == [not beside] * 3  # the decision, the question's text, the decision by what is in force by then
 
 
 @pytest.mark.parametrize(
