@@ -39,10 +39,10 @@ _KEYRINGS = (
 
 @dataclass(frozen=True, kw_only=True)
 class SourcePackage:
-    """The upstream archive and Debian's own, both as downloaded."""
+    """The upstream archive and Debian's own, both as downloaded; ``patches`` None when they were not wanted."""
 
     archive: Path
-    patches: Path
+    patches: Path | None
     suite: str
 
 
@@ -105,8 +105,12 @@ def _reason(stderr: str) -> str:
     return (marked or stderr.strip().splitlines() or ["no message"])[0]
 
 
-def download_source(*, package: str, suites: Sequence[str], wanted: Mapping[str, str], scratch: Path) -> SourcePackage:
+def download_source(
+    *, package: str, suites: Sequence[str], wanted: Mapping[str, str], scratch: Path, patches: bool = True
+) -> SourcePackage:
     """Download ``package`` from the first suite whose upstream archive is in ``wanted`` (name → SHA-256).
+
+    Without ``patches`` Debian's own archive is not downloaded.
 
     SourceError says, per suite, why nothing came of it.
     """
@@ -119,11 +123,11 @@ def download_source(*, package: str, suites: Sequence[str], wanted: Mapping[str,
     for base in bases:
         for suite in suites:
             try:
-                archive, patches = _in_suite(apt, base, suite, package, wanted)
+                archive, others = _in_suite(apt, base, suite, package, wanted, patches=patches)
             except SourceError as error:
                 reasons.append(f"{suite}: {error}")
             else:
-                return SourcePackage(archive=archive, patches=patches, suite=suite)
+                return SourcePackage(archive=archive, patches=others, suite=suite)
     raise SourceError("; ".join(dict.fromkeys(reasons)))
 
 
@@ -145,20 +149,24 @@ def _bases(apt: _Apt) -> tuple[str, ...]:
     return bases
 
 
-def _in_suite(apt: _Apt, base: str, suite: str, package: str, wanted: Mapping[str, str]) -> tuple[Path, Path]:
+def _in_suite(
+    apt: _Apt, base: str, suite: str, package: str, wanted: Mapping[str, str], *, patches: bool
+) -> tuple[Path, Path | None]:
     _update(apt, base, suite)
     listed = dict(_LISTED.findall(apt.run("source", "--print-uris", package)))
     archive = next((name for name, sha256 in listed.items() if wanted.get(name) == sha256), None)
     if archive is None:
         message = f"its {_upstream(listed)} is not locked"
         raise SourceError(message)
-    patches = next((name for name in listed if ".debian.tar." in name), None)
-    if patches is None:
+    apt.run("source", "--download-only", "--tar-only", package)
+    if not patches:
+        return _arrived(apt.downloads / archive), None
+    others = next((name for name in listed if ".debian.tar." in name), None)
+    if others is None:
         message = f"no archive of patches beside {archive}"
         raise SourceError(message)
-    apt.run("source", "--download-only", "--tar-only", package)
     apt.run("source", "--download-only", "--diff-only", package)
-    return _arrived(apt.downloads / archive), _arrived(apt.downloads / patches)
+    return _arrived(apt.downloads / archive), _arrived(apt.downloads / others)
 
 
 def _upstream(names: Iterable[str]) -> str:

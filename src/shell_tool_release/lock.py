@@ -3,6 +3,7 @@
 API::
 
     load_lock(path=LOCK_FILE) -> BashLock
+    load_zsh_lock(path=LOCK_FILE) -> ZshLock
 
 The file itself says what each field means.
 """
@@ -13,15 +14,16 @@ import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from shell_tool_release.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 LOCK_FILE = Path(__file__).parent / "data" / "sources.lock.toml"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_Lock = TypeVar("_Lock")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,15 +97,42 @@ class BashLock:
         return not any(rule.covers(path) for rule in self.left_out)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ZshLock:
+    """Everything locked about zsh's source: one archive, whose bytes are the same in every place."""
+
+    version: str
+    epoch: int
+    tree: str
+    left_out: tuple[LeftOut, ...]
+    urls: tuple[str, ...]
+    archive: str
+    sha256: str
+    package: str
+    suites: tuple[str, ...]
+    package_archive: str
+
+    def keeps(self, path: str) -> bool:
+        """Whether ``path`` is part of the source."""
+        return not any(rule.covers(path) for rule in self.left_out)
+
+
 def load_lock(path: Path = LOCK_FILE) -> BashLock:
-    """Read the lock file; ConfigurationError names the field that does not hold."""
+    """Read what is locked of bash; ConfigurationError names the field that does not hold."""
+    return _load(path, "bash", _bash)
+
+
+def load_zsh_lock(path: Path = LOCK_FILE) -> ZshLock:
+    """Read what is locked of zsh; ConfigurationError names the field that does not hold."""
+    return _load(path, "zsh", _zsh)
+
+
+def _load(path: Path, shell: str, read: Callable[[dict[str, Any]], _Lock]) -> _Lock:
     try:
-        bash = tomllib.loads(path.read_text(encoding="utf-8"))["bash"]
-        lock = _bash(bash)
+        return read(tomllib.loads(path.read_text(encoding="utf-8"))[shell])
     except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
         message = f"the lock file {path} does not hold: {type(error).__name__}: {error}"
         raise ConfigurationError(message) from error
-    return lock
 
 
 def _bash(table: dict[str, Any]) -> BashLock:
@@ -113,9 +142,7 @@ def _bash(table: dict[str, Any]) -> BashLock:
         level=int(table["level"]),
         epoch=int(table["epoch"]),
         trees={int(level): _hash(value) for level, value in table["tree"].items()},
-        left_out=tuple(
-            LeftOut(path=row["path"], exception=row["except"], reason=row["reason"]) for row in table["left_out"]
-        ),
+        left_out=_left_out(table),
         gnu=GnuPlace(
             urls=tuple(gnu["urls"]),
             archive=gnu["archive"],
@@ -132,6 +159,25 @@ def _bash(table: dict[str, Any]) -> BashLock:
             patch_archives=_hashes(debian["patch_archives"]),
         ),
     )
+
+
+def _zsh(table: dict[str, Any]) -> ZshLock:
+    return ZshLock(
+        version=str(table["version"]),
+        epoch=int(table["epoch"]),
+        tree=_hash(table["tree"]),
+        left_out=_left_out(table),
+        urls=tuple(table["urls"]),
+        archive=table["archive"],
+        sha256=_hash(table["sha256"]),
+        package=table["debian"]["package"],
+        suites=tuple(table["debian"]["suites"]),
+        package_archive=table["debian"]["archive"],
+    )
+
+
+def _left_out(table: dict[str, Any]) -> tuple[LeftOut, ...]:
+    return tuple(LeftOut(path=row["path"], exception=row["except"], reason=row["reason"]) for row in table["left_out"])
 
 
 def _hash(value: str) -> str:

@@ -165,14 +165,14 @@ def _git(repository: Path | None, *arguments: str) -> str:
 def from_debian(lock: BashLock, *, level: int, scratch: Path, downloads: Path) -> Delivery:
     """Debian's source package by apt: a locked .orig archive and the numbered official patches."""
     place = lock.debian
-    archive, patches = _kept(place.archives, downloads), _kept(place.patch_archives, downloads)
+    archive, patches = kept(place.archives, downloads), kept(place.patch_archives, downloads)
     if archive is None or patches is None:
         archive, patches = _by_apt(place, scratch, downloads)
     names = [place.patch.format(number=number) for number in range(1, level + 1)]
     return Delivery(archive=archive, patches=_members(patches, names), strip=1)
 
 
-def _kept(locked: Mapping[str, str], downloads: Path) -> Path | None:
+def kept(locked: Mapping[str, str], downloads: Path) -> Path | None:
     """An earlier download of one of the locked files that is still whole."""
     for name, sha256 in locked.items():
         path = downloads / f"{sha256[:16]}-{name}"
@@ -186,12 +186,15 @@ def _by_apt(place: DebianPlace, scratch: Path, downloads: Path) -> tuple[Path, P
         package=place.package, suites=place.suites, wanted=place.archives, scratch=scratch / "apt"
     )
     downloads.mkdir(parents=True, exist_ok=True)
-    archive = _keep(found.archive, place.archives[found.archive.name], downloads)
+    archive = keep(found.archive, place.archives[found.archive.name], downloads)
+    if found.patches is None:
+        message = f"no archive of patches beside {found.archive.name}"
+        raise SourceError(message)
     locked = place.patch_archives.get(found.patches.name)
-    return archive, found.patches if locked is None else _keep(found.patches, locked, downloads)
+    return archive, found.patches if locked is None else keep(found.patches, locked, downloads)
 
 
-def _keep(path: Path, sha256: str, downloads: Path) -> Path:
+def keep(path: Path, sha256: str, downloads: Path) -> Path:
     """Move a download to where it stays, under its hash once that is checked, else as ``.bad``."""
     arrived = downloads / f"{sha256[:16]}-{path.name}.part"
     shutil.move(path, arrived)

@@ -31,7 +31,7 @@ from shell_tool_release.binaries import check_binary
 from shell_tool_release.cache import Key, cache_root, entry, file_sha256, sweep
 from shell_tool_release.errors import BuildError, PrerequisiteError, run_main
 from shell_tool_release.jobs import Job, Outcome, made_table, results, run_jobs
-from shell_tool_release.recipes import bash
+from shell_tool_release.recipes import bash, zsh
 from shell_tool_release.recipes.recipe import Recipe
 from shell_tool_release.sources import SourceOptions, patched_source
 from shell_tool_release.toolchain import build_environ, run_step
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from shell_tool_release.variants import Shell, Variant
 
 _FORMAT = 1  # part of the key: raise when what a build leaves behind changes
-KINDS: Mapping[Shell, Kind] = {"bash": bash.KIND}
+KINDS: Mapping[Shell, Kind] = {"bash": bash.KIND, "zsh": zsh.KIND}
 
 
 @dataclass(frozen=True, kw_only=True)

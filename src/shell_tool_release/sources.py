@@ -22,14 +22,14 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from shell_tool_release import patching
 from shell_tool_release.cache import Key, cache_root, entry
 from shell_tool_release.errors import ChecksumError, ReleaseError, SourceError, run_main
-from shell_tool_release.lock import BashLock, load_lock
+from shell_tool_release.lock import BashLock, ZshLock, load_lock, load_zsh_lock
 from shell_tool_release.workspace import find_workspace
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class SourceOptions:
     lock: BashLock
     level: int | None = None
     places: tuple[str, ...] = PLACE_NAMES
+    zsh: ZshLock = field(default_factory=load_zsh_lock)
 
     @classmethod
     def default(cls) -> SourceOptions:
@@ -123,7 +124,7 @@ def manifest_files(text: str) -> dict[str, int]:
 
 def unpack(delivery: Delivery, lock: BashLock, tree: Path) -> None:
     """Write the archive's source files below ``tree`` and apply its patches."""
-    files = _read_archive(delivery.archive)
+    files = read_archive(delivery.archive)
     manifest = manifest_files(files.get(_MANIFEST, b"").decode("utf-8", "replace"))
     for path, mode in sorted(manifest.items()):
         if lock.keeps(path) and path in files:
@@ -136,7 +137,7 @@ def unpack(delivery: Delivery, lock: BashLock, tree: Path) -> None:
         patching.apply(tuple(change for change in changes if lock.keeps(change.path)), tree)
 
 
-def _read_archive(archive: Path) -> dict[str, bytes]:
+def read_archive(archive: Path) -> dict[str, bytes]:
     """Regular files of a tar archive by their path below its one top folder; nothing is extracted to disk."""
     files: dict[str, bytes] = {}
     try:

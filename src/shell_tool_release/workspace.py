@@ -34,6 +34,11 @@ class Workspace:
         return self.root / "patches" / "bash-exec-wrapper.patch"
 
     @property
+    def zsh_patch(self) -> Path:
+        """The patch that gives zsh the same hook."""
+        return self.root / "patches" / "zsh-exec-wrapper.patch"
+
+    @property
     def native_sources(self) -> Path:
         """Folder of the C sources and their ``sources.toml``."""
         return self.root / "src" / "native"

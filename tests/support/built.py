@@ -1,7 +1,7 @@
 """The built binaries tests need: ``built().bash`` and so on, each built at its first use and cached across runs.
 
 Environment variables win, for work on one part: CODEX_TEST_BASH, CODEX_TEST_BASH_MUSL, CODEX_TEST_BASH_STOCK,
-CODEX_TEST_WRAPPER, CODEX_TEST_FROZEN_WRAPPER, CODEX_TEST_SUPERVISOR.
+CODEX_TEST_BASH_STOCK_MUSL, the same for ZSH, CODEX_TEST_WRAPPER, CODEX_TEST_FROZEN_WRAPPER, CODEX_TEST_SUPERVISOR.
 
 Building takes minutes once, longer than a test may run: ``python -m support.built`` (PYTHONPATH=src:tests) does it
 beforehand, and the nox session for tests calls it. With several workers one builds and the others wait, by the locks of
@@ -30,6 +30,8 @@ from system.bash_support import sanitised
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from shell_tool_release.variants import Shell, Variant
+
 
 def _chosen(variable: str, otherwise: Callable[[], Path]) -> Path:
     """The file ``variable`` names (it must be executable), else what ``otherwise`` builds."""
@@ -49,22 +51,42 @@ class Built:
     @functools.cached_property
     def bash(self) -> Path:
         """Patched bash, the host's first variant (glibc on Linux)."""
-        return _chosen("CODEX_TEST_BASH", lambda: self._shells[0].path)
+        return _chosen("CODEX_TEST_BASH", lambda: self._bash[0].path)
 
     @functools.cached_property
     def bash_musl(self) -> Path:
         """Patched bash, linked statically with musl (Linux only; elsewhere the host's variant)."""
-        return _chosen("CODEX_TEST_BASH_MUSL", lambda: self._shells[1].path)
+        return _chosen("CODEX_TEST_BASH_MUSL", lambda: self._bash[1].path)
 
     @functools.cached_property
     def bash_stock(self) -> Path:
         """Unpatched bash, same compiler and flags as :attr:`bash`."""
-        return _chosen("CODEX_TEST_BASH_STOCK", lambda: self._shells[2].path)
+        return _chosen("CODEX_TEST_BASH_STOCK", lambda: self._bash[2].path)
 
     @functools.cached_property
     def bash_stock_musl(self) -> Path:
         """Unpatched bash, same compiler and flags as :attr:`bash_musl`."""
-        return _chosen("CODEX_TEST_BASH_STOCK_MUSL", lambda: self._shells[3].path)
+        return _chosen("CODEX_TEST_BASH_STOCK_MUSL", lambda: self._bash[3].path)
+
+    @functools.cached_property
+    def zsh(self) -> Path:
+        """Patched zsh, the host's first variant (glibc on Linux)."""
+        return _chosen("CODEX_TEST_ZSH", lambda: self._zsh[0].path)
+
+    @functools.cached_property
+    def zsh_musl(self) -> Path:
+        """Patched zsh, linked statically with musl (Linux only; elsewhere the host's variant)."""
+        return _chosen("CODEX_TEST_ZSH_MUSL", lambda: self._zsh[1].path)
+
+    @functools.cached_property
+    def zsh_stock(self) -> Path:
+        """Unpatched zsh, same compiler and flags as :attr:`zsh`."""
+        return _chosen("CODEX_TEST_ZSH_STOCK", lambda: self._zsh[2].path)
+
+    @functools.cached_property
+    def zsh_stock_musl(self) -> Path:
+        """Unpatched zsh, same compiler and flags as :attr:`zsh_musl`."""
+        return _chosen("CODEX_TEST_ZSH_STOCK_MUSL", lambda: self._zsh[3].path)
 
     @functools.cached_property
     def wrapper(self) -> Path:
@@ -82,21 +104,34 @@ class Built:
         return _chosen("CODEX_TEST_FROZEN_WRAPPER", lambda: freeze(find_workspace()).server / WRAPPER)
 
     @functools.cached_property
-    def _shells(self) -> tuple[BuiltShell, ...]:
-        """Patched glibc, patched musl, stock glibc, stock musl (a host with one variant has it twice)."""
-        options = ShellOptions.default()
-        rows = (options.variants[0], options.variants[-1])
-        recipes = [*map(options.recipe, rows), *(Recipe(variant=row, patch=None) for row in rows)]
-        return build_all(recipes, replace(options.context, quiet=True))
+    def _bash(self) -> tuple[BuiltShell, ...]:
+        return _four("bash")
+
+    @functools.cached_property
+    def _zsh(self) -> tuple[BuiltShell, ...]:
+        return _four("zsh")
 
     @functools.cached_property
     def _natives(self) -> dict[str, Path]:
         return {native.name: native.path for native in build_native(replace(NativeOptions.default(), quiet=True))}
 
 
+def host_rows(shell: Shell) -> tuple[Variant, ...]:
+    """The host's rows of a shell, in the table's order."""
+    return tuple(row for row in ShellOptions.default().variants if row.shell == shell)
+
+
+def _four(shell: Shell) -> tuple[BuiltShell, ...]:
+    """Patched glibc, patched musl, stock glibc, stock musl (a host with one variant has it twice)."""
+    options, found = ShellOptions.default(), host_rows(shell)
+    rows = (found[0], found[-1])
+    recipes = [*map(options.recipe, rows), *(Recipe(variant=row, patch=None) for row in rows)]
+    return build_all(recipes, replace(options.context, quiet=True))
+
+
 def configure_only() -> tuple[Recipe, ...]:
     """Configurations that tests compare with the real builds: by the machine's compiler, and by recorded answers."""
-    rows = ShellOptions.default().variants
+    rows = host_rows("bash")
     crossed = [Recipe(variant=row, patch=None, cross=True, configure_only=True) for row in rows]
     if shutil.which("cc") is None:
         return tuple(crossed)
@@ -112,7 +147,8 @@ def built() -> Built:
 def main() -> None:
     """Build everything and print where it is."""
     here = built()
-    names = ("bash", "bash_musl", "bash_stock", "bash_stock_musl", "wrapper", "supervisor")
+    shells = (f"{shell}{kind}" for shell in ("bash", "zsh") for kind in ("", "_musl", "_stock", "_stock_musl"))
+    names = (*shells, "wrapper", "supervisor")
     sys.stdout.writelines(f"{name} {getattr(here, name)}\n" for name in names)
     build_all(configure_only(), ShellOptions.default().context)
     if sanitised.compiler() is not None:

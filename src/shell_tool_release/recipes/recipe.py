@@ -155,6 +155,7 @@ def answers_file(variant: Variant) -> Path:
     """File with answers to configure's run-time questions for a row."""
     system = variant.target.split("-", maxsplit=1)[0]
     name = "darwin" if system == "darwin" else f"{system}-{variant.libc}"
+    name = name if variant.shell == "bash" else f"{variant.shell}-{name}"
     path = ANSWERS / f"{name}.cache"
     if not path.is_file():
         message = f"{variant.label} cannot run here and has no answers for configure: {path} is missing"

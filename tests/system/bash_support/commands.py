@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,7 +100,36 @@ _ANSI_C = [bytes((byte,)) if 0x20 <= byte < 0x7F and byte not in b"'\\" else b"\
 
 
 class Generator:
-    """Commands by ``seed``; the same seed gives the same scripts."""
+    """Commands of bash by ``seed``; the same seed gives the same scripts."""
+
+    programs: ClassVar[tuple[tuple[str, int], ...]] = _PROGRAMS
+    redirections: ClassVar[tuple[bytes, ...]] = (
+        b"<&-",
+        b">/dev/null",
+        b"200>file",
+        b"3<file 4<&3",
+        b"0<file",
+        b"{v}<file",
+        b"2>&1",
+        b"7>&1-",
+        b"<<<here",
+        b"63<&0",
+    )
+    states: ClassVar[tuple[bytes, ...]] = (
+        b"umask 027",
+        b"cd folder; PATH=$PATH:..",
+        b"cd 'odd folder'; set -- ..",
+        b"trap '' USR1 INT",
+        b"trap 'echo trapped' TERM EXIT",
+        b"ulimit -c 0",
+        b"ulimit -n 600",
+        b"exec 200>&1 64<file",
+        b"set -f; IFS=:",
+        b"unset PATH; PATH=../bin:/bin:${RECORDER%/*}",
+        b"unset EXEC_WRAPPER CODEX_ESCALATE_SOCKET",
+        b"export EXEC_WRAPPER=/nowhere CODEX_ESCALATE_SOCKET=x",
+        b"set -o posix",
+    )
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
@@ -148,7 +177,7 @@ class Generator:
         return b" ".join(self._argument() for _ in range(self._size(24)))
 
     def _program(self) -> bytes:
-        names, weights = zip(*_PROGRAMS, strict=True)
+        names, weights = zip(*self.programs, strict=True)
         return str(self._random.choices(names, weights)[0]).encode()
 
     def _assignments(self) -> bytes:
@@ -193,20 +222,7 @@ class Generator:
         return b"(%sexec %s%s %s)" % (self._assignments(), options, program, self._arguments())
 
     def _redirected(self) -> bytes:
-        redirection = self._random.choice(
-            (
-                b"<&-",
-                b">/dev/null",
-                b"200>file",
-                b"3<file 4<&3",
-                b"0<file",
-                b"{v}<file",
-                b"2>&1",
-                b"7>&1-",
-                b"<<<here",
-                b"63<&0",
-            )
-        )
+        redirection = self._random.choice(self.redirections)
         return self._simple() + b" " + redirection
 
     def _background(self) -> bytes:
@@ -219,25 +235,58 @@ class Generator:
         return self._random.choice((b": | %s", b"%s | /bin/cat")) % self._simple()
 
     def _in_state(self) -> bytes:
-        state = self._random.choice(
-            (
-                b"umask 027",
-                b"cd folder; PATH=$PATH:..",
-                b"cd 'odd folder'; set -- ..",
-                b"trap '' USR1 INT",
-                b"trap 'echo trapped' TERM EXIT",
-                b"ulimit -c 0",
-                b"ulimit -n 600",
-                b"exec 200>&1 64<file",
-                b"set -f; IFS=:",
-                b"unset PATH; PATH=../bin:/bin:${RECORDER%/*}",
-                b"unset EXEC_WRAPPER CODEX_ESCALATE_SOCKET",
-                b"export EXEC_WRAPPER=/nowhere CODEX_ESCALATE_SOCKET=x",
-                b"set -o posix",
-            )
-        )
+        state = self._random.choice(self.states)
         return b"(%s\nrecorder %s)" % (state, self._arguments())
 
     def _exported(self) -> bytes:
         name = self._random.choice((b"E1", b"E2", b"E3"))
         return b"export %s=%s; %s" % (name, quote(self._text(self._size(2000))), self._simple())
+
+
+class ZshGenerator(Generator):
+    """The same in zsh's language, with what only zsh has."""
+
+    programs: ClassVar = (
+        *_PROGRAMS,
+        ("=recorder", 3),
+        ("- recorder", 3),
+        ("noglob recorder", 1),
+        ("nocorrect ./plain", 1),
+        ("ARGV0=other ./direct", 2),
+        ("ARGV0= recorder", 1),
+        ("repeat 2 ./plain", 1),
+        ("coproc recorder", 1),
+        ("command -p env recorder", 1),
+    )
+    redirections: ClassVar = (
+        b"<&-",
+        b">/dev/null",
+        b">file >>file",
+        b"3<file 4<&3",
+        b"0<file",
+        b"{v}<file",
+        b"2>&1",
+        b"7>&1",
+        b"<<<here",
+        b"5<&0 5<&-",
+        b"<file <file",
+        b"&>/dev/null",
+        b"< <(:)",
+        b"> >(/bin/cat >/dev/null)",
+        b"3< =(:)",
+    )
+    states: ClassVar = (
+        *(state for state in Generator.states if state not in {b"set -o posix", b"exec 200>&1 64<file"}),
+        b"emulate -R sh",
+        b"emulate -R ksh",
+        b"limit -h coredumpsize 0",
+        b"ulimit -n 30",
+        b"setopt path_dirs; PATH=$PATH:..",
+        b"setopt posix_builtins",
+        b"exec {v}<file {w}>&1",
+        b"zmodload zsh/system; sysopen -r -u 5 file",
+        b"hash r=$RECORDER; alias recorder=r",
+        b"path=(. $path); cd folder",
+        b"TRAPUSR1() { :; }",
+        b"setopt multios; exec 5>file 5>file",
+    )

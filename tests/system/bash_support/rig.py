@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from support.built import built
 from system.bash_support.programs import program, wrapper_deciding
@@ -49,12 +49,13 @@ class Outcome:
 
 @dataclass(kw_only=True)
 class Rig:
-    """A folder with ``bash``, ``recorder`` and a wrapper, and the client end of a socket at a fixed number.
+    """A folder with the shell, ``recorder`` and a wrapper, and the client end of a socket at a fixed number.
 
-    The shell is reached by the same path whatever it is, because bash shows its path in messages, ``$BASH`` and ``$_``.
+    The shell is reached by the same path whatever it is, because it shows its path in messages, ``$BASH`` and ``$_``.
     """
 
     folder: Path
+    kind: Literal["bash", "zsh"] = "bash"
     decision: str = "pass"
     wrapper: Path | None = None
     environ: dict[bytes, bytes] = field(default_factory=dict)
@@ -63,7 +64,7 @@ class Rig:
         self.home = self.folder / "work"
         self.home.mkdir(parents=True)
         (self.folder / "bin").mkdir()
-        self.shell = self.folder / "bin" / "bash"
+        self.shell = self.folder / "bin" / self.kind
         self.recorder = self.folder / "bin" / "recorder"
         shutil.copyfile(program("recorder"), self.recorder)
         self.recorder.chmod(0o755)
@@ -106,7 +107,7 @@ class Rig:
         return lines
 
     def use(self, shell: Path) -> Path:
-        """Let the rig's path of bash lead to ``shell``."""
+        """Let the rig's path of the shell lead to ``shell``."""
         self.shell.unlink(missing_ok=True)
         self.shell.symlink_to(shell)
         return self.shell
@@ -168,9 +169,9 @@ class Rig:
         return process.returncode, stdout, stderr
 
     def both(self, script: bytes | str, *arguments: str, **how: object) -> tuple[Outcome, Outcome]:
-        """The script in stock and in patched bash, everything else equal."""
-        stock = self.run(built().bash_stock, script, *arguments, **how)  # type: ignore[arg-type]
-        patched = self.run(built().bash, script, *arguments, **how)  # type: ignore[arg-type]
+        """The script in the stock shell and in the patched one, everything else equal."""
+        stock = self.run(getattr(built(), f"{self.kind}_stock"), script, *arguments, **how)  # type: ignore[arg-type]
+        patched = self.run(getattr(built(), self.kind), script, *arguments, **how)  # type: ignore[arg-type]
         return stock, patched
 
 
