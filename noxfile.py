@@ -82,6 +82,12 @@ def wheels(session: nox.Session) -> None:
     step(session, "wheels", *session.posargs)
 
 
+@nox.session(requires=["wheels"])
+def try_wheel(session: nox.Session) -> None:
+    """Run this machine's wheel by uvx, pipx run, pip and python -m, each doing a real job (needs a package index)."""
+    python(session, "release", "wheels", arguments=("-m", "shell_tool_release.wheel_trial"))
+
+
 @nox.session
 def evidence(session: nox.Session) -> None:
     """Write manifests, bills of materials and SHA256SUMS of what is in dist/ to dist/evidence/."""

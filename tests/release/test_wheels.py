@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+import importlib.util
 import json
 import os
 import shutil
@@ -250,3 +251,21 @@ def test_what_building_it_takes_is_named(made: tuple[Workspace, Path, Path], tmp
     pinned = tomllib.loads((root / "pyproject.toml").read_text())["dependency-groups"]["release"]
     compiler = next(line for line in pinned if line.startswith("ziglang"))
     assert compiler in said.split()
+
+
+def test_cibuildwheels_settings_name_one_build_a_platform(workspace: Workspace, tmp_path: Path) -> None:
+    """It needs containers to build; what it would build, and that its settings are valid, it says without."""
+    if importlib.util.find_spec("cibuildwheel") is None:
+        pytest.skip("cibuildwheel is in the group wheels, which ./run try_wheel installs")
+    found = []
+    for system, machine in (("linux", "x86_64"), ("linux", "aarch64"), ("macos", "x86_64"), ("macos", "arm64")):
+        command = [sys.executable, "-m", "cibuildwheel", "--platform", system, "--archs", machine]
+        command += ["--print-build-identifiers", str(workspace.root)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+        found += done.stdout.split()
+    assert found == [
+        "cp311-manylinux_x86_64",
+        "cp311-manylinux_aarch64",
+        "cp311-macosx_x86_64",
+        "cp311-macosx_arm64",
+    ]
