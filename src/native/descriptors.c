@@ -113,6 +113,13 @@ bool stream_pair(int ends[2])
     return both_above_standard(ends);
 }
 
+#ifdef __linux__
+bool packet_pair(int ends[2])
+{
+    return socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0 && both_above_standard(ends);
+}
+#endif
+
 bool pipe_pair(int ends[2])
 {
 #ifdef __APPLE__
@@ -154,9 +161,9 @@ static void wait_for(int descriptor, short events, int limit_ms)
     poll(&one, descriptor < 0 ? 0 : 1, limit_ms);
 }
 
-ssize_t send_message(int socket, struct iovec *pieces, size_t count, const int *descriptors, size_t number, bool now)
+static ssize_t send_flagged(int socket, struct iovec *pieces, size_t count, const int *descriptors, size_t number,
+                            int flags)
 {
-    static int flight_steps; /* in all, not per message */
     union {
         struct cmsghdr align;
         uint8_t bytes[CMSG_SPACE(sizeof(int) * PART_MAX)];
@@ -173,8 +180,23 @@ ssize_t send_message(int socket, struct iovec *pieces, size_t count, const int *
         header->cmsg_len = (__typeof__(header->cmsg_len))CMSG_LEN(sizeof(int) * number);
         memcpy(CMSG_DATA(header), descriptors, sizeof(int) * number);
     }
+    ssize_t sent;
+    do
+        sent = sendmsg(socket, &message, NO_SIGNAL | flags);
+    while (sent < 0 && errno == EINTR);
+    return sent;
+}
+
+ssize_t send_once(int socket, struct iovec *pieces, size_t count, const int *descriptors, size_t number)
+{
+    return send_flagged(socket, pieces, count, descriptors, number, MSG_DONTWAIT);
+}
+
+ssize_t send_message(int socket, struct iovec *pieces, size_t count, const int *descriptors, size_t number, bool now)
+{
+    static int flight_steps; /* in all, not per message */
     for (;;) {
-        ssize_t sent = sendmsg(socket, &message, NO_SIGNAL | (now ? MSG_DONTWAIT : 0));
+        ssize_t sent = send_flagged(socket, pieces, count, descriptors, number, now ? MSG_DONTWAIT : 0);
         if (sent >= 0 || errno == EPIPE)
             return sent;
         if (errno == ETOOMANYREFS && flight_steps++ < FLIGHT_STEPS)
@@ -184,7 +206,7 @@ ssize_t send_message(int socket, struct iovec *pieces, size_t count, const int *
             wait_for(-1, 0, FLIGHT_STEP_MS);
         else if ((errno == EAGAIN || errno == EWOULDBLOCK) && !now)
             wait_for(socket, POLLOUT, -1);
-        else if (errno != EINTR)
+        else
             return -1;
     }
 }
@@ -242,7 +264,7 @@ static bool collect(struct msghdr *message, struct descriptors *received)
     return fine;
 }
 
-ssize_t receive_message(int socket, uint8_t *bytes, size_t room, struct descriptors *received)
+static ssize_t receive_flagged(int socket, uint8_t *bytes, size_t room, struct descriptors *received, int flags)
 {
     union {
         struct cmsghdr align;
@@ -254,7 +276,7 @@ ssize_t receive_message(int socket, uint8_t *bytes, size_t room, struct descript
     ssize_t got;
     received->count = 0;
     do
-        got = recvmsg(socket, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+        got = recvmsg(socket, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT | flags);
     while (got < 0 && errno == EINTR);
     if (got < 0)
         return got;
@@ -265,6 +287,16 @@ ssize_t receive_message(int socket, uint8_t *bytes, size_t room, struct descript
         return -1;
     }
     return got;
+}
+
+ssize_t receive_message(int socket, uint8_t *bytes, size_t room, struct descriptors *received)
+{
+    return receive_flagged(socket, bytes, room, received, 0);
+}
+
+ssize_t peek_message(int socket, uint8_t *bytes, size_t room, struct descriptors *received)
+{
+    return receive_flagged(socket, bytes, room, received, MSG_PEEK);
 }
 
 void close_descriptors(struct descriptors *received)

@@ -26,6 +26,10 @@
 /* A new stream socketpair. When the soft descriptor limit is too low it is raised; see restore_descriptor_limit. */
 bool stream_pair(int ends[2]);
 bool pipe_pair(int ends[2]);
+#ifdef __linux__
+/* A socketpair that keeps messages apart and takes no address with them (unix(7)). */
+bool packet_pair(int ends[2]);
+#endif
 
 /* As open(2), with the limit raised if it is too low. */
 int open_descriptor(const char *path, int flags);
@@ -49,12 +53,17 @@ struct descriptors {
  * flight are counted per user) for five seconds in all. Returns what sendmsg does. */
 ssize_t send_message(int socket, struct iovec *pieces, size_t count, const int *descriptors, size_t number, bool now);
 
+/* The same once, without waiting for anything. */
+ssize_t send_once(int socket, struct iovec *pieces, size_t count, const int *descriptors, size_t number);
+
 /* All of it; the descriptors ride on the first byte. */
 bool send_all(int socket, const uint8_t *bytes, size_t size, const int *descriptors, size_t number);
 
 /* One recvmsg that does not wait. EPROTO when descriptors were lost (MSG_CTRUNC) or something else came with
  * the message; the descriptors that came are closed. */
 ssize_t receive_message(int socket, uint8_t *bytes, size_t room, struct descriptors *received);
+/* The same, but all of it stays where it is: the descriptors are copies. */
+ssize_t peek_message(int socket, uint8_t *bytes, size_t room, struct descriptors *received);
 void close_descriptors(struct descriptors *received);
 
 /* Reads what is there, waiting for the first byte; 0 at the end. */

@@ -33,23 +33,28 @@ static const struct transition transitions[] = {
     {READER_SERVER, CONTROL_START, FRAME_SHELL_STARTED, CONTROL_RUNNING},
     {READER_SERVER, CONTROL_START, FRAME_SHELL_FAILED, CONTROL_FAILED},
     {READER_SERVER, CONTROL_START, FRAME_FINISHED, CONTROL_DONE},
+    {READER_SERVER, CONTROL_RUNNING, FRAME_ANSWERED, CONTROL_RUNNING},
     {READER_SERVER, CONTROL_RUNNING, FRAME_STARTED, CONTROL_RUNNING},
     {READER_SERVER, CONTROL_RUNNING, FRAME_ENDED, CONTROL_RUNNING},
     {READER_SERVER, CONTROL_RUNNING, FRAME_SHELL_EXIT, CONTROL_SHELL_ENDED},
     {READER_SERVER, CONTROL_RUNNING, FRAME_FINISHED, CONTROL_DONE},
+    {READER_SERVER, CONTROL_SHELL_ENDED, FRAME_ANSWERED, CONTROL_SHELL_ENDED},
     {READER_SERVER, CONTROL_SHELL_ENDED, FRAME_STARTED, CONTROL_SHELL_ENDED},
     {READER_SERVER, CONTROL_SHELL_ENDED, FRAME_ENDED, CONTROL_SHELL_ENDED},
     {READER_SERVER, CONTROL_SHELL_ENDED, FRAME_FINISHED, CONTROL_DONE},
+    {READER_SERVER, CONTROL_KEEPING, FRAME_ANSWERED, CONTROL_KEEPING},
     {READER_SERVER, CONTROL_KEEPING, FRAME_STARTED, CONTROL_KEEPING},
     {READER_SERVER, CONTROL_KEEPING, FRAME_ENDED, CONTROL_KEEPING},
     {READER_SERVER, CONTROL_KEEPING, FRAME_KEPT, CONTROL_KEPT},
     {READER_SERVER, CONTROL_KEEPING, FRAME_FINISHED, CONTROL_DONE},
+    {READER_SERVER, CONTROL_KEPT, FRAME_ANSWERED, CONTROL_KEPT},
     {READER_SERVER, CONTROL_KEPT, FRAME_STARTED, CONTROL_KEPT},
     {READER_SERVER, CONTROL_KEPT, FRAME_ENDED, CONTROL_KEPT},
     {READER_SERVER, CONTROL_KEPT, FRAME_FINISHED, CONTROL_DONE},
     {READER_SERVER, CONTROL_FAILED, FRAME_FINISHED, CONTROL_DONE},
     {READER_SERVER, CONTROL_ENDING, FRAME_SHELL_STARTED, CONTROL_ENDING},
     {READER_SERVER, CONTROL_ENDING, FRAME_SHELL_FAILED, CONTROL_ENDING},
+    {READER_SERVER, CONTROL_ENDING, FRAME_ANSWERED, CONTROL_ENDING},
     {READER_SERVER, CONTROL_ENDING, FRAME_STARTED, CONTROL_ENDING},
     {READER_SERVER, CONTROL_ENDING, FRAME_ENDED, CONTROL_ENDING},
     {READER_SERVER, CONTROL_ENDING, FRAME_SHELL_EXIT, CONTROL_ENDING},
@@ -59,13 +64,21 @@ static const struct transition transitions[] = {
     {READER_SUPERVISOR, CONTROL_WAITING, FRAME_END, CONTROL_ENDING},
     {READER_SUPERVISOR, CONTROL_START, FRAME_END, CONTROL_ENDING},
     {READER_SUPERVISOR, CONTROL_RUNNING, FRAME_SPAWN, CONTROL_RUNNING},
+    {READER_SUPERVISOR, CONTROL_RUNNING, FRAME_STANDING, CONTROL_RUNNING},
+    {READER_SUPERVISOR, CONTROL_RUNNING, FRAME_HOLD, CONTROL_RUNNING},
     {READER_SUPERVISOR, CONTROL_RUNNING, FRAME_END, CONTROL_ENDING},
     {READER_SUPERVISOR, CONTROL_SHELL_ENDED, FRAME_SPAWN, CONTROL_SHELL_ENDED},
+    {READER_SUPERVISOR, CONTROL_SHELL_ENDED, FRAME_STANDING, CONTROL_SHELL_ENDED},
+    {READER_SUPERVISOR, CONTROL_SHELL_ENDED, FRAME_HOLD, CONTROL_SHELL_ENDED},
     {READER_SUPERVISOR, CONTROL_SHELL_ENDED, FRAME_KEEP, CONTROL_KEEPING},
     {READER_SUPERVISOR, CONTROL_SHELL_ENDED, FRAME_END, CONTROL_ENDING},
     {READER_SUPERVISOR, CONTROL_KEEPING, FRAME_SPAWN, CONTROL_KEEPING},
+    {READER_SUPERVISOR, CONTROL_KEEPING, FRAME_STANDING, CONTROL_KEEPING},
+    {READER_SUPERVISOR, CONTROL_KEEPING, FRAME_HOLD, CONTROL_KEEPING},
     {READER_SUPERVISOR, CONTROL_KEEPING, FRAME_END, CONTROL_ENDING},
     {READER_SUPERVISOR, CONTROL_KEPT, FRAME_SPAWN, CONTROL_KEPT},
+    {READER_SUPERVISOR, CONTROL_KEPT, FRAME_STANDING, CONTROL_KEPT},
+    {READER_SUPERVISOR, CONTROL_KEPT, FRAME_HOLD, CONTROL_KEPT},
     {READER_SUPERVISOR, CONTROL_KEPT, FRAME_END, CONTROL_ENDING},
     {READER_SUPERVISOR, CONTROL_FAILED, FRAME_END, CONTROL_ENDING},
 };
@@ -99,6 +112,9 @@ static const struct size_range sizes[] = {
     {FRAME_FINISHED, 4, 4},
     {FRAME_KEEP, 0, 0},
     {FRAME_KEPT, 4, 4},
+    {FRAME_STANDING, 69, STANDING_MAX},
+    {FRAME_HOLD, 12, 12},
+    {FRAME_ANSWERED, 8, 8},
     {FRAME_START, 10, LENGTH_MAX - 1},
 };
 
@@ -491,6 +507,51 @@ bool decode_shell_failed(const uint8_t *payload, size_t length, uint32_t *error,
     return !input.broken && decode_reason(input.at, input.left, message);
 }
 
+static bool is_absolute_path(const char *path)
+{
+    return path[0] == '/' && strlen(path) <= PATH_BYTES_MAX;
+}
+
+bool decode_standing(const uint8_t *payload, size_t length, struct standing *standing)
+{
+    struct input input = {payload, length, false};
+    standing->generation = take_u32(&input);
+    standing->number = take_u32(&input);
+    standing->until = take(&input, 8);
+    standing->answer = (uint8_t)take(&input, 1);
+    standing->program.device = take(&input, 8);
+    standing->program.inode = take(&input, 8);
+    standing->program.size = take(&input, 8);
+    standing->program.modified = take(&input, 8);
+    standing->program.changed = take(&input, 8);
+    standing->depth = take_u32(&input);
+    standing->count = take_u32(&input);
+    if (input.broken || length > STANDING_MAX ||
+        (standing->answer != FRAME_RUN && standing->answer != FRAME_ESCALATE) || standing->count >= standing->depth ||
+        standing->count > STANDING_WORDS_MAX || !holds_strings(input.at, input.left, 2 + standing->count))
+        return false;
+    standing->strings = (struct text_span){(const char *)input.at, input.left};
+    standing->file = standing->strings.bytes;
+    standing->resolved = next_string(standing->file);
+    standing->words = next_string(standing->resolved);
+    return is_absolute_path(standing->file) && is_absolute_path(standing->resolved);
+}
+
+bool decode_hold(const uint8_t *payload, size_t length, uint32_t *generation, uint64_t *until)
+{
+    struct input input = {payload, length, false};
+    *generation = take_u32(&input);
+    *until = take(&input, 8);
+    return consumed(&input);
+}
+
+bool decode_answered(const uint8_t *payload, size_t length, uint64_t *total)
+{
+    struct input input = {payload, length, false};
+    *total = take(&input, 8);
+    return consumed(&input);
+}
+
 /* ---- writing -------------------------------------------------------------------------------------------------- */
 
 struct output {
@@ -617,6 +678,21 @@ size_t encode_shell_failed(uint8_t *to, size_t room, uint32_t error, struct text
     return finish(&output);
 }
 
+size_t encode_hold(uint8_t *to, size_t room, uint32_t generation, uint64_t until)
+{
+    struct output output = begin(to, room, FRAME_HOLD, 12);
+    put(&output, generation, 4);
+    put(&output, until, 8);
+    return finish(&output);
+}
+
+size_t encode_answered(uint8_t *to, size_t room, uint64_t total)
+{
+    struct output output = begin(to, room, FRAME_ANSWERED, 8);
+    put(&output, total, 8);
+    return finish(&output);
+}
+
 static size_t put_counts(struct output *output, const struct request *request)
 {
     put(output, request->flags, 1);
@@ -640,4 +716,22 @@ size_t encode_spawn_head(uint8_t to[SPAWN_HEAD], const struct spawn *spawn, size
     put(&output, spawn->modified, 8);
     put(&output, spawn->changed, 8);
     return put_counts(&output, &spawn->what);
+}
+
+size_t encode_standing_head(uint8_t to[STANDING_HEAD], const struct standing *standing, size_t strings)
+{
+    struct output output = begin(to, STANDING_HEAD, FRAME_STANDING, 65 + strings);
+    const struct file_state *program = &standing->program;
+    put(&output, standing->generation, 4);
+    put(&output, standing->number, 4);
+    put(&output, standing->until, 8);
+    put(&output, standing->answer, 1);
+    put(&output, program->device, 8);
+    put(&output, program->inode, 8);
+    put(&output, program->size, 8);
+    put(&output, program->modified, 8);
+    put(&output, program->changed, 8);
+    put(&output, standing->depth, 4);
+    put(&output, standing->count, 4);
+    return strings > STANDING_MAX - 65 ? 0 : finish(&output);
 }

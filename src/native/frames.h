@@ -47,6 +47,12 @@
 /* Highest signal number on any supported kernel. */
 #define SIGNAL_MAX 64u
 
+/* Largest payload of a STANDING: two of the longest paths, and words that rules name; what is longer is asked about. */
+#define STANDING_MAX 16384u
+
+/* Most words that a STANDING names: no rule is that long. */
+#define STANDING_WORDS_MAX 64u
+
 /* "No limit" in ATTRIBUTES. */
 #define UNLIMITED UINT64_MAX
 
@@ -54,15 +60,16 @@
 #define CLIENT_PAYLOAD_MAX REASON_MAX
 #define STREAM_PAYLOAD_MAX (8u + 4u * PART_MAX)
 
-/* Bytes before the strings of a REQUEST and of a SPAWN, header included. */
+/* Bytes before the strings of a REQUEST, a SPAWN and a STANDING, header included. */
 #define REQUEST_HEAD (FRAME_HEAD + 13u)
 #define SPAWN_HEAD (FRAME_HEAD + 41u)
+#define STANDING_HEAD (FRAME_HEAD + 65u)
 
 enum frame_type {
     FRAME_REQUEST = 1, FRAME_RUN, FRAME_ESCALATE, FRAME_DENY, FRAME_ERROR, FRAME_EXEC_FAILED, FRAME_FDS,
     FRAME_ATTRIBUTES, FRAME_SIGNAL, FRAME_STOPPED, FRAME_CONTINUED, FRAME_EXIT,
     FRAME_SPAWN = 32, FRAME_STARTED, FRAME_ENDED, FRAME_SHELL_STARTED, FRAME_SHELL_FAILED, FRAME_SHELL_EXIT, FRAME_END,
-    FRAME_FINISHED, FRAME_KEEP, FRAME_KEPT,
+    FRAME_FINISHED, FRAME_KEEP, FRAME_KEPT, FRAME_STANDING, FRAME_HOLD, FRAME_ANSWERED,
     FRAME_START = 50
 };
 
@@ -145,6 +152,21 @@ struct start {
     const char *argv, *env; /* argc and envc strings, one behind the other */
 };
 
+/* What fstat says of a program; times in nanoseconds. */
+struct file_state {
+    uint64_t device, inode, size, modified, changed;
+};
+
+struct standing {
+    uint32_t generation, number;
+    uint64_t until; /* nanoseconds of the monotonic clock */
+    uint8_t answer; /* FRAME_RUN or FRAME_ESCALATE */
+    struct file_state program;
+    uint32_t depth, count;
+    const char *file, *resolved, *words; /* NUL-terminated; `count` words, one behind the other */
+    struct text_span strings;            /* all of them */
+};
+
 struct fds {
     uint32_t total, count;
     uint32_t numbers[PART_MAX];
@@ -181,6 +203,9 @@ bool decode_shell_exit(const uint8_t *payload, size_t length, struct outcome *ou
 bool decode_started(const uint8_t *payload, size_t length, uint32_t *session, uint32_t *pid);
 bool decode_ended(const uint8_t *payload, size_t length, uint32_t *session, struct outcome *outcome);
 bool decode_shell_failed(const uint8_t *payload, size_t length, uint32_t *error, struct text_span *message);
+bool decode_standing(const uint8_t *payload, size_t length, struct standing *standing);
+bool decode_hold(const uint8_t *payload, size_t length, uint32_t *generation, uint64_t *until);
+bool decode_answered(const uint8_t *payload, size_t length, uint64_t *total);
 
 /* How many descriptors belong to a frame, by its flags or count. Only REQUEST, SPAWN and FDS have any. */
 uint32_t request_descriptors(const struct request *request);
@@ -198,11 +223,14 @@ size_t encode_attributes(uint8_t *to, size_t room, const struct attributes *attr
 size_t encode_started(uint8_t *to, size_t room, uint32_t session, uint32_t pid);
 size_t encode_ended(uint8_t *to, size_t room, uint32_t session, struct outcome outcome);
 size_t encode_shell_failed(uint8_t *to, size_t room, uint32_t error, struct text_span message);
+size_t encode_hold(uint8_t *to, size_t room, uint32_t generation, uint64_t until);
+size_t encode_answered(uint8_t *to, size_t room, uint64_t total);
 
 /* What comes before the strings, which the caller sends from where they lie: `strings` is their size, each with its NUL.
  * Returns 0 also where the whole frame would exceed LENGTH_MAX (a REQUEST: REQUEST_PAYLOAD_MAX) or the counts
  * STRINGS_MAX. */
 size_t encode_request_head(uint8_t to[REQUEST_HEAD], const struct request *request, size_t strings);
 size_t encode_spawn_head(uint8_t to[SPAWN_HEAD], const struct spawn *spawn, size_t strings);
+size_t encode_standing_head(uint8_t to[STANDING_HEAD], const struct standing *standing, size_t strings);
 
 #endif

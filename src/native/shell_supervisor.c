@@ -44,8 +44,8 @@ extern char **environ;
 enum { STATUS_FINISHED = 0, STATUS_BROKEN = 1, STATUS_USAGE = 2 };
 
 static const char usage[] =
-    "usage: codex-shell-supervisor --control N --socket N [--group PATH] [--restrict] [--writable PATH]... [--no-network] "
-    "-- SHELL ARGV0 [ARG...]\n"
+    "usage: codex-shell-supervisor --control N --socket N [--group PATH] [--standing] [--restrict] [--writable PATH]... "
+    "[--no-network] -- SHELL ARGV0 [ARG...]\n"
     "       codex-shell-supervisor --control N --socket N [--group PATH] --wait\n"
     "       codex-shell-supervisor --probe | --version | --help\n";
 
@@ -75,7 +75,7 @@ static void flush_queue(struct supervisor *supervisor)
     }
 }
 
-static void queue_frame(struct supervisor *supervisor, const uint8_t *frame, size_t size)
+void queue_frame(struct supervisor *supervisor, const uint8_t *frame, size_t size)
 {
     if (supervisor->queued + size > supervisor->queue_room) {
         size_t room = supervisor->queue_room * 2 + size + 4096;
@@ -148,6 +148,7 @@ static void shell_ended(struct supervisor *supervisor, int status)
         return;
     supervisor->shell = 0;
     supervisor->decoder.state = CONTROL_SHELL_ENDED;
+    standing_tell(supervisor);
     /* Not sent yet: if nothing is left, FINISHED goes along. */
     queue_frame(supervisor, frame, encode_exit(frame, sizeof frame, FRAME_SHELL_EXIT, outcome));
 }
@@ -178,6 +179,7 @@ static void keep_what_is_left(struct supervisor *supervisor)
     supervisor->kept = true;
     supervisor->ending = supervisor->ending || left == 0;
     supervisor->decoder.state = CONTROL_KEPT;
+    standing_tell(supervisor);
     tell_server(supervisor, frame, encode_number(frame, sizeof frame, FRAME_KEPT, left));
 }
 
@@ -185,6 +187,7 @@ static void keep_what_is_left(struct supervisor *supervisor)
 
 struct options {
     int control, socket;
+    bool standing;
     const char *group;
     struct sandbox_options sandbox;
     char **shell; /* SHELL ARGV0 [ARG...]; NULL: a START frame will tell */
@@ -197,11 +200,14 @@ static bool take_descriptor(const char *text, int *descriptor)
     return text != NULL && parse_number(text, descriptor) && *descriptor > 2 && fcntl(*descriptor, F_GETFD) >= 0;
 }
 
-/* One option of how the shell is confined. False: it is none. */
-static bool take_confinement(char ***argv, struct sandbox_options *sandbox)
+/* One option of how the shell is run. False: it is none. */
+static bool take_confinement(char ***argv, struct options *options)
 {
+    struct sandbox_options *sandbox = &options->sandbox;
     const char *option = **argv;
-    if (strcmp(option, "--restrict") == 0)
+    if (strcmp(option, "--standing") == 0)
+        options->standing = true;
+    else if (strcmp(option, "--restrict") == 0)
         sandbox->restrict_writes = true;
     else if (strcmp(option, "--no-network") == 0)
         sandbox->no_network = true;
@@ -220,7 +226,7 @@ static bool parse_shell(char **argv, struct options *options)
             options->shell = argv + 1;
             return argv[1] != NULL && argv[2] != NULL;
         }
-        if (!take_confinement(&argv, &options->sandbox))
+        if (!take_confinement(&argv, options))
             return false;
     }
     return false;
@@ -325,6 +331,12 @@ static void launch(struct supervisor *supervisor, const struct options *options)
         .rendezvous = supervisor->rendezvous, .limit = supervisor->limit, .sandbox = options->sandbox,
     };
     pid_t shell = -1;
+    if (problem == NULL && options->standing) {
+        start.rendezvous = standing_interpose(supervisor, supervisor->rendezvous);
+        supervisor->rendezvous = start.rendezvous;
+        error = errno;
+        problem = start.rendezvous < 0 ? "no socket for its questions could be made" : NULL;
+    }
     if (problem == NULL) {
         problem = "no process could be made for the shell";
         name_supervisor(false);
@@ -369,6 +381,10 @@ static bool take_control_frame(struct supervisor *supervisor)
     bool fine = true;
     if (supervisor->decoder.type == FRAME_SPAWN)
         fine = session_spawn(supervisor);
+    else if (supervisor->decoder.type == FRAME_STANDING)
+        fine = standing_add(supervisor);
+    else if (supervisor->decoder.type == FRAME_HOLD)
+        fine = standing_hold(supervisor);
     else if (supervisor->decoder.type == FRAME_KEEP)
         keep_what_is_left(supervisor);
     else if (supervisor->decoder.type == FRAME_START)
@@ -427,18 +443,23 @@ static void read_signals(struct supervisor *supervisor)
 /* Milliseconds until something is due, or -1. */
 static int patience(const struct supervisor *supervisor)
 {
-    int least = sessions_patience(supervisor);
+    int least = sessions_patience(supervisor), rest = standing_patience(supervisor);
+    if (rest >= 0 && (least < 0 || rest < least))
+        least = rest;
     if (!supervisor->kept || PROCESSES_ADOPTED)
         return least;
     return least < 0 || least > LOOK_MS ? LOOK_MS : least;
 }
+
+/* What is watched besides the sessions. */
+enum { OWN_POLLED = 3 + STANDING_POLLED };
 
 /* One round. False: the server broke the protocol, or there is no memory. */
 static bool serve_once(struct supervisor *supervisor)
 {
     static struct pollfd *polled;
     static size_t room;
-    size_t needed = 3 + 2 * sessions_count(supervisor);
+    size_t needed = OWN_POLLED + 2 * sessions_count(supervisor);
     if (needed > room) {
         struct pollfd *larger = realloc(polled, needed * 2 * sizeof *polled);
         if (larger == NULL)
@@ -450,7 +471,8 @@ static bool serve_once(struct supervisor *supervisor)
                                 .events = (short)(POLLIN | (supervisor->queued > 0 ? POLLOUT : 0))};
     polled[1] = (struct pollfd){.fd = supervisor->wake[0], .events = POLLIN};
     polled[2] = (struct pollfd){.fd = supervisor->shell_report, .events = POLLIN}; /* -1 is passed over */
-    size_t count = 3 + sessions_watch(supervisor, polled + 3);
+    standing_watch(supervisor, polled + 3);
+    size_t count = OWN_POLLED + sessions_watch(supervisor, polled + OWN_POLLED);
     if (poll(polled, (nfds_t)count, patience(supervisor)) < 0) {
         if (errno != EINTR)
             return false;
@@ -458,14 +480,19 @@ static bool serve_once(struct supervisor *supervisor)
             polled[i].revents = 0;
     }
     read_shell_report(supervisor);
-    sessions_serve(supervisor, polled + 3);
+    sessions_serve(supervisor, polled + OWN_POLLED);
     if (polled[1].revents != 0)
         read_signals(supervisor);
     if (supervisor->kept && (polled[1].revents != 0 || !PROCESSES_ADOPTED) && processes_left(supervisor) == 0)
         supervisor->ending = true;
     if (polled[0].revents & POLLOUT)
         flush_queue(supervisor);
-    return polled[0].revents == 0 || read_control(supervisor);
+    /* What the server said before a request was made counts for it, so that is read first. */
+    if ((polled[0].revents != 0 || polled[3].revents != 0) && !read_control(supervisor))
+        return false;
+    if (!supervisor->ending)
+        standing_serve(supervisor, polled + 3);
+    return true;
 }
 
 static void finish(struct supervisor *supervisor)
@@ -473,7 +500,9 @@ static void finish(struct supervisor *supervisor)
     uint8_t frame[FRAME_HEAD + 4];
     int64_t give_up = now_ms() + FLUSH_MS;
     sessions_abandon(supervisor);
+    standing_end(supervisor);
     uint32_t ended = end_everything(supervisor);
+    standing_tell(supervisor);
     tell_server(supervisor, frame, encode_number(frame, sizeof frame, FRAME_FINISHED, ended));
     group_remove(); /* nobody needs to wait for that */
     while (supervisor->queued > 0 && now_ms() < give_up) {
@@ -492,7 +521,7 @@ static uint8_t *allocate(size_t size)
 
 static int supervise(const struct options *options)
 {
-    static struct supervisor supervisor = {.wake = {-1, -1}, .shell_report = -1};
+    static struct supervisor supervisor = {.wake = {-1, -1}, .shell_report = -1, .inner = -1, .outer = -1, .waiting = -1};
     bool waits = options->shell == NULL;
     bool fine = true;
     supervisor.control = options->control;

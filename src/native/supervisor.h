@@ -30,7 +30,15 @@ struct supervisor {
     struct session *sessions;
     bool ending;
     bool kept; /* what the shell has left goes on; we end with the last of it */
+    int inner, outer;   /* where the call's execs are asked about, and where we pass that on; -1: not by us */
+    int waiting;        /* a stream that could not be passed on yet, or -1 */
+    int64_t give_up;    /* when to stop trying that */
+    int64_t rest_until; /* nothing is taken or passed on before that; 0: no rest */
+    uint64_t answered, answered_told; /* requests that standing answers were given to */
 };
+
+/* Queues a frame for the server, to be sent with the next one. */
+void queue_frame(struct supervisor *supervisor, const uint8_t *frame, size_t size);
 
 /* Queues a frame for the server and sends what can be sent; never waits. */
 void tell_server(struct supervisor *supervisor, const uint8_t *frame, size_t size);
@@ -57,6 +65,25 @@ void sessions_serve(struct supervisor *supervisor, const struct pollfd *polled);
 int sessions_patience(const struct supervisor *supervisor);
 /* Those without a process end here; the others when it is reaped. */
 void sessions_abandon(struct supervisor *supervisor);
+
+/* ---- standing_*.c: answers that the server gave in advance --------------------------------------------------- */
+
+enum { STANDING_POLLED = 2 };
+
+/* Stands between the shell and the server, and takes over `outer`. Returns the end that the shell is to have; -1 with errno
+ * set. */
+int standing_interpose(struct supervisor *supervisor, int outer);
+/* Takes over a STANDING or HOLD frame. False: the server broke the protocol, or there is no memory. */
+bool standing_add(struct supervisor *supervisor);
+bool standing_hold(struct supervisor *supervisor);
+/* Tells the server how many requests were answered, if it does not know. */
+void standing_tell(struct supervisor *supervisor);
+/* Answers nothing and passes nothing on any more, and forgets all answers. */
+void standing_end(struct supervisor *supervisor);
+void standing_watch(const struct supervisor *supervisor, struct pollfd polled[STANDING_POLLED]);
+void standing_serve(struct supervisor *supervisor, const struct pollfd polled[STANDING_POLLED]);
+/* Milliseconds until something is due, or -1. */
+int standing_patience(const struct supervisor *supervisor);
 
 /* ---- ending.c ------------------------------------------------------------------------------------------------- */
 

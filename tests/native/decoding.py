@@ -130,6 +130,16 @@ _SHOWN: dict[type, tuple[str, Callable[..., str]]] = {
     wire.Finished: ("FINISHED", lambda f: f"number={f.ended}"),
     wire.Keep: ("KEEP", lambda f: ""),
     wire.Kept: ("KEPT", lambda f: f"number={f.left}"),
+    wire.Standing: (
+        "STANDING",
+        lambda f: (
+            f"generation={f.generation} number={f.number} until={f.until} answer={f.answer} device={f.device}"
+            f" inode={f.inode} size={f.size} modified={f.modified} changed={f.changed} depth={f.depth}"
+            f" file={_bytes(f.file)} resolved={_bytes(f.resolved)} words={_strings(f.words)}"
+        ),
+    ),
+    wire.Hold: ("HOLD", lambda f: f"generation={f.generation} until={f.until}"),
+    wire.Answered: ("ANSWERED", lambda f: f"total={f.total}"),
     wire.Start: ("START", lambda f: f"cwd={_bytes(f.cwd)} argv={_strings(f.argv)} env={_strings(f.env)}"),
 }
 

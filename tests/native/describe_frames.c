@@ -234,6 +234,46 @@ static bool show_shell_failed(const uint8_t *payload, size_t length)
     return compare(frame, encode_shell_failed(frame, sizeof frame, error, message));
 }
 
+static bool show_standing(const uint8_t *payload, size_t length)
+{
+    struct standing standing;
+    uint8_t head[STANDING_HEAD];
+    if (!decode_standing(payload, length, &standing))
+        return fail("not a standing answer");
+    say("STANDING generation=%" PRIu32 " number=%" PRIu32, standing.generation, standing.number);
+    say(" until=%" PRIu64 " answer=%u", standing.until, (unsigned)standing.answer);
+    say(" device=%" PRIu64 " inode=%" PRIu64, standing.program.device, standing.program.inode);
+    say(" size=%" PRIu64, standing.program.size);
+    say(" modified=%" PRIu64 " changed=%" PRIu64, standing.program.modified, standing.program.changed);
+    say(" depth=%" PRIu32 " file=", standing.depth);
+    print_bytes(standing.file, strlen(standing.file));
+    say(" resolved=");
+    print_bytes(standing.resolved, strlen(standing.resolved));
+    print_strings("words", standing.words, standing.count);
+    return compare_head(head, encode_standing_head(head, &standing, standing.strings.length), standing.strings);
+}
+
+static bool show_hold(const uint8_t *payload, size_t length)
+{
+    uint32_t generation;
+    uint64_t until;
+    uint8_t frame[FRAME_HEAD + 12];
+    if (!decode_hold(payload, length, &generation, &until))
+        return fail("not a renewal");
+    say("HOLD generation=%" PRIu32 " until=%" PRIu64, generation, until);
+    return compare(frame, encode_hold(frame, sizeof frame, generation, until));
+}
+
+static bool show_answered(const uint8_t *payload, size_t length)
+{
+    uint64_t total;
+    uint8_t frame[FRAME_HEAD + 8];
+    if (!decode_answered(payload, length, &total))
+        return fail("not a count");
+    say("ANSWERED total=%" PRIu64, total);
+    return compare(frame, encode_answered(frame, sizeof frame, total));
+}
+
 static bool show(const struct decoder *decoder)
 {
     const uint8_t *payload = decoder->payload;
@@ -261,6 +301,9 @@ static bool show(const struct decoder *decoder)
     case FRAME_FINISHED: return show_number("FINISHED", FRAME_FINISHED, payload, length);
     case FRAME_KEEP: return show_empty("KEEP", FRAME_KEEP);
     case FRAME_KEPT: return show_number("KEPT", FRAME_KEPT, payload, length);
+    case FRAME_STANDING: return show_standing(payload, length);
+    case FRAME_HOLD: return show_hold(payload, length);
+    case FRAME_ANSWERED: return show_answered(payload, length);
     case FRAME_START: return show_start(payload, length);
     }
     return fail("a frame of unknown type was reported");

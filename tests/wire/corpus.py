@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import gzip
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from codex_shell_tool_mcp.escalation import wire
@@ -72,6 +72,20 @@ _REQUEST = wire.Request(
     cwd_descriptor=41,
 )
 _LIMITS = (wire.Limit(resource=7, soft=1024, hard=4096), wire.Limit(resource=0, soft=2**64 - 1, hard=2**64 - 1))
+_STANDING = wire.Standing(
+    generation=3,
+    number=9,
+    until=1_234_567_890_123,
+    answer=wire.Run.TYPE,
+    device=2049,
+    inode=131_074,
+    size=3_000_000,
+    modified=1_700_000_000_123_456_789,
+    changed=1_700_000_001_000_000_000,
+    depth=1,
+    file=b"/bin/git",
+    resolved=b"/usr/bin/git",
+)
 
 CORPUS = (
     _client("request", "start", "asked", _REQUEST),
@@ -152,6 +166,15 @@ CORPUS = (
     _supervisor("finished-unasked", "running", "done", wire.Finished(ended=1)),
     _server("keep", "shell ended", "keeping", wire.Keep()),
     _supervisor("kept", "keeping", "kept", wire.Kept(left=3)),
+    _server("standing", "running", "running", _STANDING),
+    _server(
+        "standing-words",
+        "running",
+        "running",
+        replace(_STANDING, number=10, answer=wire.Escalate.TYPE, depth=4, words=(b"status", b"")),
+    ),
+    _server("hold", "running", "running", wire.Hold(generation=3, until=1_234_567_890_123)),
+    _supervisor("answered", "running", "running", wire.Answered(total=2**40)),
 )
 """Every frame of version 1, at least once."""
 

@@ -48,6 +48,12 @@ MAX_LIMITS = 32
 MAX_SIGNAL = 64
 """Highest signal number on any supported kernel."""
 
+MAX_STANDING = 16 * 1024
+"""Largest payload of a STANDING: two of the longest paths, and words that rules name; what is longer is asked about."""
+
+MAX_STANDING_WORDS = 64
+"""Most words that a STANDING names: no rule is that long."""
+
 HEADER = struct.Struct("<I")
 
 
@@ -622,6 +628,111 @@ class Kept(_Plain):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Standing(_Plain):
+    """The answer to every request of this program that begins with these words, as long as it holds.
+
+    Attributes:
+        generation: Answers of different generations never stand together: a new one ends all of the one before.
+        number: Names this answer to the server.
+        until: Until when all answers of the generation hold, in nanoseconds of the monotonic clock.
+        answer: Type of the frame to answer with.
+        device: With the next four, what fstat(2) says of the program.
+        depth: So many words of the argument vector were looked at, its first (which is none of ``words``) included.
+        file: The absolute name it was asked by.
+        resolved: The name that its descriptor has.
+        words: The arguments that were looked at: ``depth`` less one of them, or fewer if the request had no more.
+    """
+
+    TYPE: ClassVar[int] = 42
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<IIQBQQQQQII")
+    generation: int
+    number: int
+    until: int
+    answer: int
+    device: int
+    inode: int
+    size: int
+    modified: int
+    changed: int
+    depth: int
+    file: bytes
+    resolved: bytes
+    words: tuple[bytes, ...] = ()
+
+    def payload(self) -> bytes:
+        head = self.LAYOUT.pack(
+            *(self.generation, self.number, self.until, self.answer),
+            *(self.device, self.inode, self.size, self.modified, self.changed),
+            *(self.depth, len(self.words)),
+        )
+        return head + _join((self.file, self.resolved, *self.words))
+
+    @classmethod
+    def parse(cls, payload: bytes, descriptors: tuple[int, ...]) -> Standing:
+        _no_descriptors(descriptors)
+        _require(len(payload) <= MAX_STANDING, "an answer that is too long to stand")
+        generation, number, until, answer, *identity, depth, count = _unpack(cls.LAYOUT, payload, exact=False)
+        _require(answer in {Run.TYPE, Escalate.TYPE}, "an answer that cannot stand")
+        _require(depth >= 1, "an answer that looked at nothing")
+        _require(count < depth and count <= MAX_STANDING_WORDS, "words that were not looked at")
+        file, resolved, *words = _split(payload[cls.LAYOUT.size :], 2 + count)
+        for path in (file, resolved):
+            _require(path.startswith(b"/") and len(path) <= MAX_PATH, "not an absolute path")
+        device, inode, size, modified, changed = identity
+        return cls(
+            generation=generation,
+            number=number,
+            until=until,
+            answer=answer,
+            device=device,
+            inode=inode,
+            size=size,
+            modified=modified,
+            changed=changed,
+            depth=depth,
+            file=file,
+            resolved=resolved,
+            words=tuple(words),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hold(_Plain):
+    """All standing answers of the generation hold until then; those of any other are over."""
+
+    TYPE: ClassVar[int] = 43
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<IQ")
+    generation: int
+    until: int
+
+    def payload(self) -> bytes:
+        return self.LAYOUT.pack(self.generation, self.until)
+
+    @classmethod
+    def parse(cls, payload: bytes, descriptors: tuple[int, ...]) -> Hold:
+        _no_descriptors(descriptors)
+        generation, until = _unpack(cls.LAYOUT, payload)
+        return cls(generation=generation, until=until)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered(_Plain):
+    """So many requests, since the call began, were answered by standing answers."""
+
+    TYPE: ClassVar[int] = 44
+    LAYOUT: ClassVar[struct.Struct] = struct.Struct("<Q")
+    total: int
+
+    def payload(self) -> bytes:
+        return self.LAYOUT.pack(self.total)
+
+    @classmethod
+    def parse(cls, payload: bytes, descriptors: tuple[int, ...]) -> Answered:
+        _no_descriptors(descriptors)
+        return cls(total=_unpack(cls.LAYOUT, payload)[0])
+
+
+@dataclass(frozen=True, kw_only=True)
 class Start(_Plain):
     """To a supervisor that waits: the rest of its command line, and where and with what environment its shell runs."""
 
@@ -687,6 +798,9 @@ CONTROL_CHANNEL: _Table = {
     },
     "running": {
         (_V, Spawn): "running",
+        (_V, Standing): "running",
+        (_V, Hold): "running",
+        (_U, Answered): "running",
         (_U, Started): "running",
         (_U, Ended): "running",
         (_U, ShellExit): "shell ended",
@@ -695,6 +809,9 @@ CONTROL_CHANNEL: _Table = {
     },
     "shell ended": {
         (_V, Spawn): "shell ended",
+        (_V, Standing): "shell ended",
+        (_V, Hold): "shell ended",
+        (_U, Answered): "shell ended",
         (_U, Started): "shell ended",
         (_U, Ended): "shell ended",
         (_V, Keep): "keeping",
@@ -703,6 +820,9 @@ CONTROL_CHANNEL: _Table = {
     },
     "keeping": {
         (_V, Spawn): "keeping",
+        (_V, Standing): "keeping",
+        (_V, Hold): "keeping",
+        (_U, Answered): "keeping",
         (_U, Started): "keeping",
         (_U, Ended): "keeping",
         (_U, Kept): "kept",
@@ -711,6 +831,9 @@ CONTROL_CHANNEL: _Table = {
     },
     "kept": {
         (_V, Spawn): "kept",
+        (_V, Standing): "kept",
+        (_V, Hold): "kept",
+        (_U, Answered): "kept",
         (_U, Started): "kept",
         (_U, Ended): "kept",
         (_U, Finished): "done",
@@ -721,6 +844,7 @@ CONTROL_CHANNEL: _Table = {
     "ending": {
         (_U, ShellStarted): "ending",
         (_U, ShellFailed): "ending",
+        (_U, Answered): "ending",
         (_U, Started): "ending",
         (_U, Ended): "ending",
         (_U, ShellExit): "ending",
@@ -736,7 +860,7 @@ _FRAMES: Mapping[int, type[Frame]] = {
     for frame in (
         Request, Run, Escalate, Deny, Error, ExecFailed, Fds, Attributes, Signal, Stopped, Continued, Exit,
         Spawn, Started, Ended, ShellStarted, ShellFailed, ShellExit, End, Finished,
-        Keep, Kept, Start,
+        Keep, Kept, Standing, Hold, Answered, Start,
     )
 }  # fmt: skip
 
