@@ -56,6 +56,45 @@ def test_rules_are_read_anew_between_two_execs_of_one_script(installation: Insta
     assert {path.name for path in installation.workdir.iterdir()} == {"one", "four"}
 
 
+def test_a_loop_that_is_answered_without_the_server_is_stopped_by_a_new_rule(installation: Installation) -> None:
+    folder = installation.home / "rules"
+    folder.mkdir()
+    script = f"""
+    for i in {{1..200}}; do /bin/true || echo early; done
+    echo 'prefix_rule(["true"], "forbidden", justification="now")' > {folder}/a.rules
+    sleep 0.1
+    for i in {{1..20}}; do /bin/true || echo denied; done
+    rm {folder}/a.rules; sleep 0.1; sleep 1.5
+    for i in {{1..200}}; do /bin/true || echo late; done; echo end
+    """
+    with installation.raw() as server:
+        found, _ = said(server, 1, script)
+    output = found["output"]
+    assert (output.count("denied\n"), output.count("early"), output.count("late")) == (20, 0, 0)
+    assert output.endswith("end\n")
+    assert {entry["action"] for entry in found["decisions"]} == {"deny"}
+    assert len(found["decisions"]) == 20
+
+
+def test_a_loop_meets_the_words_and_the_files_that_rules_forbid(installation: Installation) -> None:
+    """However often like requests were answered before."""
+    tool, link = installation.workdir / "tool", installation.workdir / "link"
+    installation.rules(f'prefix_rule(["{tool}", "no"], "forbidden")\nprefix_rule(["forbidden-tool"], "forbidden")\n')
+    script = f"""
+    printf '#!/bin/sh\n' > tool; chmod 755 tool; cp tool forbidden-tool; ln -s tool link
+    for i in {{1..30}}; do {tool} yes no && {tool} && {link} no2 || echo wrong; done
+    {tool} no || echo one
+    {link} no || echo two
+    ln -sf forbidden-tool link; {link} || echo three
+    cp forbidden-tool tool; {tool} && echo four
+    """
+    with installation.raw() as server:
+        found, _ = said(server, 1, script)
+    words = [line for line in found["output"].splitlines() if "forbidden by policy" not in line]
+    assert words == ["one", "two", "three", "four"]
+    assert link.is_symlink()
+
+
 def test_a_bad_file_keeps_the_last_good_set_and_the_client_is_warned_once(installation: Installation) -> None:
     installation.rules(FORBID.format("first"))
     bad = installation.home / "rules" / "bad.rules"

@@ -33,7 +33,9 @@ from codex_shell_tool_mcp.escalation.policy import (
     ExecRequest,
     ImmediateEscalationPolicy,
     Run,
+    StandingPolicy,
 )
+from codex_shell_tool_mcp.escalation.standing import StandingAnswers
 
 if TYPE_CHECKING:
     import socket
@@ -136,7 +138,7 @@ class EscalateServer:
         writable: Where the sandboxed side can write; ``None`` = everywhere.
         shell: Runs escalated scripts that name no interpreter.
         records: The first :data:`MAX_RECORDS` execs with their decisions.
-        decided: How many there were in all.
+        asked: How many were answered here.
     """
 
     policy: EscalationPolicy
@@ -144,10 +146,11 @@ class EscalateServer:
     writable: tuple[Path, ...] | None
     shell: Path
     records: list[ExecRecord] = field(default_factory=list)
-    decided: int = 0
+    asked: int = 0
     _answering: int = 0
     _roots: identity.Roots | None = field(init=False, repr=False)
     _decide_at_once: Callable[[ExecRequest], EscalateAction | None] = field(init=False, repr=False)
+    _standing: StandingAnswers | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         """Find out what is the same for all execs."""
@@ -156,6 +159,13 @@ class EscalateServer:
         self._decide_at_once = _not_at_once
         if isinstance(policy, ImmediateEscalationPolicy):
             self._decide_at_once = policy.decide_at_once
+        if isinstance(policy, StandingPolicy) and policy.tells_how_far:
+            self._standing = StandingAnswers(policy, self.supervision)
+
+    @property
+    def decided(self) -> int:
+        """How many execs were decided: here, and by the answers that stand."""
+        return self.asked + self.supervision.answered
 
     async def serve(self) -> None:
         """Answer execs until cancelled; then every open session ends unanswered and its exec does not happen."""
@@ -189,6 +199,8 @@ class EscalateServer:
             if isinstance(one.action, Run):
                 send_at_once(one.stream, _RUN)  # before anything else: the script waits for it
             self._record(one.asked, one.action)
+            if self._standing is not None and isinstance(one.action, Run):
+                self._standing.answered(request, one.asked, one.before)
             if isinstance(one.action, Escalate):
                 return self._escalate_at_once(one, request)
             return isinstance(one.action, Run)
@@ -243,7 +255,7 @@ class EscalateServer:
             await channel.send(wire.Error(reason=str(error)))
 
     def _record(self, asked: ExecRequest, action: EscalateAction) -> None:
-        self.decided += 1
+        self.asked += 1
         if len(self.records) < MAX_RECORDS:
             self.records.append(ExecRecord(request=_shortened(asked), action=action))
 

@@ -94,6 +94,44 @@ class ImmediateEscalationPolicy(EscalationPolicy, Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """A decision, and how far the policy looked for it: it is the same for every request that is the same so far.
+
+    Attributes:
+        action: The decision.
+        depth: How many words of the argument vector were looked at, the first included; what that is never counts.
+        basis: What it rests on. A decision that rests on something else says that this one is over.
+        asked: When, in seconds of the monotonic clock: how long it may stand counts from there.
+    """
+
+    action: Run | Escalate
+    depth: int
+    basis: object
+    asked: float
+
+
+@runtime_checkable
+class StandingPolicy(ImmediateEscalationPolicy, Protocol):
+    """An :class:`ImmediateEscalationPolicy` that can tell how far it looks.
+
+    Again a matter of speed: what it tells, the supervisor answers without the server.
+    """
+
+    @property
+    def tells_how_far(self) -> bool:
+        """Whether :meth:`standing` will ever tell, in this call."""
+        ...
+
+    def standing(self, request: ExecRequest) -> Standing | None:
+        """How the request is decided now, and how far that looks; ``None`` if nothing can be said of others.
+
+        Of the request itself the program's names count, whether they lie where the sandboxed side can write, and so
+        many words; nothing else may.
+        """
+        ...
+
+
 @runtime_checkable
 class AskingPolicy(Protocol):
     """An :class:`EscalationPolicy` that asks a person by way of the call."""

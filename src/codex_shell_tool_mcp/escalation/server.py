@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from codex_shell_tool_mcp.escalation import wire
 from codex_shell_tool_mcp.escalation.answering import EscalateServer
 from codex_shell_tool_mcp.escalation.params import TIMEOUT_EXIT_CODE, ExecParams, ExecResult
-from codex_shell_tool_mcp.escalation.policy import AskingPolicy
+from codex_shell_tool_mcp.escalation.policy import AskingPolicy, StandingPolicy
 from codex_shell_tool_mcp.escalation.stopwatch import Stopwatch
 from codex_shell_tool_mcp.escalation.supervision import Shell, supervised
 from codex_shell_tool_mcp.sandbox import confinement
@@ -58,10 +58,13 @@ async def run_escalate_server(
     begun = time.monotonic()
     confined, shell = _prepare(exec_params, sandbox_state, shell_program, execve_wrapper, supervisor)
     stopwatch = Stopwatch(effective_timeout)
+    deciding = escalation_policy_factory.create_policy(policy, stopwatch)
+    standing = isinstance(deciding, StandingPolicy) and deciding.tells_how_far
     async with AsyncExitStack() as stack:
-        supervision = await stack.enter_async_context(supervised(shell, exec_params.reserve))
+        calling = supervised(replace(shell, standing=standing), exec_params.reserve)
+        supervision = await stack.enter_async_context(calling)
         server = EscalateServer(
-            policy=escalation_policy_factory.create_policy(policy, stopwatch),
+            policy=deciding,
             supervision=supervision,
             writable=confined.writable,
             shell=shell_program.path,

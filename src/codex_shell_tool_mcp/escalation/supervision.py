@@ -57,6 +57,7 @@ class Shell:
         workdir: Where.
         environment: With what, complete but for the socket's number.
         max_output_bytes: How much of what it prints is kept.
+        standing: Whether the supervisor may be given answers in advance (where it can take them: on Linux).
     """
 
     supervisor: Path
@@ -65,6 +66,7 @@ class Shell:
     workdir: Path
     environment: Mapping[bytes, bytes]
     max_output_bytes: int
+    standing: bool = False
 
 
 class Supervision:
@@ -74,6 +76,7 @@ class Supervision:
         rendezvous: Where the call's execs are asked about.
         output: What the call prints; there once it has begun.
         ended: How many processes were left when the call was ended; known once it was.
+        answered: How many execs the supervisor has answered itself; known when the shell has ended, and at the end.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class Supervision:
         loop = asyncio.get_running_loop()
         self.rendezvous = rendezvous
         self.ended = 0
+        self.answered = 0
         self.output: OutputCapture
         self._output = output
         self._shell: Shell | None = None
@@ -117,7 +121,7 @@ class Supervision:
             os.kill(self._process.pid, signal.SIGCONT)  # the script of another call may have stopped it
         start = wire.Start(
             cwd=os.fsencode(shell.workdir),
-            argv=(*shell.options, b"--", *shell.command),
+            argv=(*_options(shell), b"--", *shell.command),
             env=tuple(b"%s=%s" % pair for pair in shell.environment.items()),
         )
         try:
@@ -198,6 +202,16 @@ class Supervision:
             if not sent:
                 begun.cancel()
         return begun if sent else None
+
+    def tell_at_once(self, frame: wire.Frame) -> bool:
+        """Send a frame without descriptors if that needs no waiting; whether it was sent. Never raises.
+
+        A supervisor that is gone is noticed where its frames are read.
+        """
+        try:
+            return self._exited_or_running() and self._control.send_at_once(frame)
+        except (LocalProtocolError, OSError):
+            return False
 
     def _exited_or_running(self) -> bool:
         return self._started.done() and not self._started.cancelled() and self._started.exception() is None
@@ -299,6 +313,8 @@ class Supervision:
                 self._lost("the supervisor of this call was told to end by a signal; nothing of the call is left")
             case wire.Kept(left=left):
                 _resolve(self._kept, left)
+            case wire.Answered(total=total):
+                self.answered = total
             case wire.Started(session=session) | wire.Ended(session=session):
                 if session in self._spawning:
                     _resolve(self._spawning[session], None)
@@ -317,6 +333,10 @@ class Supervision:
         _fail(self._kept, ShellToolError(reason))
         for begun in self._spawning.values():
             _fail(begun, ShellToolError(reason))
+
+
+def _options(shell: Shell) -> Sequence[bytes]:
+    return (b"--standing", *shell.options) if shell.standing and sys.platform == "linux" else shell.options
 
 
 def _spawn(

@@ -105,6 +105,11 @@ class Table:
         """The rows for a program."""
         return (*self.by_name.get(name, ()), *(row for start, row in self.by_beginning if name.startswith(start)))
 
+    def looks_at_words(self, name: str) -> bool:
+        """Whether what the table says of a program depends on its words, or it runs another one."""
+        program = self.programs.get(name)
+        return name == "find" or bool(self.rows_of(name)) or (program is not None and program.runs is not None)
+
 
 def _marks(word: str) -> list[str]:
     """The letters and digits in a program's name, or in one of its words.

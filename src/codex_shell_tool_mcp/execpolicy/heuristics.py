@@ -73,10 +73,19 @@ def why_dangerous(command: Sequence[str], depth: int = 0) -> str | None:
     return None
 
 
+def is_never_dangerous(program: str) -> bool:
+    """Whether no command of ``program`` is dangerous, whatever its other words: :func:`why_dangerous` is ``None``."""
+    name = basename(program)
+    return not table().looks_at_words(name) and not _is_shell(name)
+
+
+def _is_shell(name: str) -> bool:
+    return name[:1] + name[1:].partition(".")[0] in _MORE_SHELLS
+
+
 def _any_script(command: Sequence[str]) -> str | None:
     """The script a shell is given on its command line, with whatever options before it."""
-    name = basename(command[0])
-    if name[:1] + name[1:].partition(".")[0] not in _MORE_SHELLS:
+    if not _is_shell(basename(command[0])):
         return None
     for at, word in enumerate(command[1:-1], start=1):
         if word.startswith("-") and not word.startswith("--") and word.endswith("c"):

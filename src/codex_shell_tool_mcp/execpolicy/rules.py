@@ -264,10 +264,23 @@ class Policy:
         """Whether any rule's first token is one of ``names``."""
         return not self._by_program.keys().isdisjoint(names)
 
+    def words_looked_at(self, names: Iterable[str]) -> int:
+        """How many words of a command the rules of ``names`` can look at, its program included."""
+        rules = (rule for name in names for rule in self._by_program.get(name, ()))
+        return max((1 + len(rule.rest) for rule in rules), default=1)
+
     def may_stand_for_name(self, path: str) -> bool:
         """Whether ``host_executable`` lets ``path`` stand for its basename; without an entry any path may."""
         listed = self.host_executables.get(basename(path))
         return listed is None or path in listed
+
+
+def exec_names(
+    program: str, resolved: str | None, *, preserve_program_paths: bool
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The paths of an exec's program, and all names under which rules may speak of it; see :func:`evaluate_exec`."""
+    paths = (program,) if resolved is None or resolved == program else (program, resolved)
+    return paths, paths if preserve_program_paths else (*paths, *map(basename, paths))
 
 
 def evaluate_exec(
@@ -299,8 +312,7 @@ def evaluate_exec(
         heuristics: Decides an exec that no rule matches; it is asked about the basename and the arguments (the
             absolute path with ``preserve_program_paths``).
     """
-    paths = (program,) if resolved is None or resolved == program else (program, resolved)
-    names = paths if preserve_program_paths else (*paths, *map(basename, paths))
+    paths, names = exec_names(program, resolved, preserve_program_paths=preserve_program_paths)
     arguments = tuple(argv[1:])
     if policy.has_rules_for(names):  # most execs are of programs that no rule speaks of
         found = _exec_matches(

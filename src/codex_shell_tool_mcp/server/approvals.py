@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,11 +14,11 @@ from pydantic import ValidationError
 
 from codex_shell_tool_mcp.errors import ShellToolError
 from codex_shell_tool_mcp.escalation.channel import MANY, beside_the_loop
-from codex_shell_tool_mcp.escalation.policy import Deny, Escalate, EscalateAction, Run
+from codex_shell_tool_mcp.escalation.policy import Deny, Escalate, EscalateAction, Run, Standing
 from codex_shell_tool_mcp.execpolicy import amend
 from codex_shell_tool_mcp.execpolicy.decision import Decision
-from codex_shell_tool_mcp.execpolicy.heuristics import unmatched_decision, why_dangerous
-from codex_shell_tool_mcp.execpolicy.rules import PrefixRuleMatch, evaluate_exec
+from codex_shell_tool_mcp.execpolicy.heuristics import is_never_dangerous, unmatched_decision, why_dangerous
+from codex_shell_tool_mcp.execpolicy.rules import PrefixRuleMatch, evaluate_exec, exec_names
 from codex_shell_tool_mcp.server.prompt import ALWAYS, SCHEMA, message, schema_with_rule, visible
 
 if TYPE_CHECKING:
@@ -135,6 +136,37 @@ class McpEscalationPolicy:
         deciding = self._deciding(policy, request)
         action = _without_asking(deciding)
         return None if action is None else _logged(request, action, deciding)
+
+    @property
+    def tells_how_far(self) -> bool:
+        """See :class:`~codex_shell_tool_mcp.escalation.policy.StandingPolicy`; not where each exec is to be logged."""
+        return not _LOG.isEnabledFor(logging.INFO)
+
+    def standing(self, request: ExecRequest) -> Standing | None:
+        """See :class:`~codex_shell_tool_mcp.escalation.policy.StandingPolicy`: for what the rules alone decide.
+
+        A name that the sandboxed side can write may come to mean something else, so where rules speak of the program,
+        nothing is said of it.
+        """
+        asked = time.monotonic()  # before the look at the rules
+        rules = self.factory.rules
+        policy = self.policy if rules is None else rules.at_once()
+        if policy is None or not _is_short(request):
+            return None
+        paths, names = exec_names(
+            request.program, request.resolved, preserve_program_paths=self.factory.preserve_program_paths
+        )
+        if request.writable_by_sandbox and policy.has_rules_for(names):
+            return None
+        deciding = self._deciding(policy, request)
+        if not isinstance(deciding, PrefixRuleMatch) and not (
+            self.factory.heuristics is unmatched_decision and all(map(is_never_dangerous, paths))
+        ):
+            return None
+        action = _without_asking(deciding)
+        if not isinstance(action, Run | Escalate):
+            return None
+        return Standing(action=action, depth=policy.words_looked_at(names), basis=policy, asked=asked)
 
     def _deciding(self, policy: Policy, request: ExecRequest) -> RuleMatch:
         evaluation = evaluate_exec(

@@ -67,7 +67,7 @@ def serve(policy: Runs, work: Callable[[Call], Awaitable[None]]) -> None:
     async def run() -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         with ours, theirs:
-            supervision = cast("Supervision", SimpleNamespace(rendezvous=Rendezvous(ours)))
+            supervision = cast("Supervision", SimpleNamespace(rendezvous=Rendezvous(ours), answered=0))
             server = answering.EscalateServer(
                 policy=policy, supervision=supervision, writable=None, shell=Path("/bin/sh")
             )

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_REQUEST, ClientCapabilities, ElicitationCapability, ElicitResult
 from pydantic import ValidationError
 
 from codex_shell_tool_mcp import cli
 from codex_shell_tool_mcp.errors import ShellToolError
-from codex_shell_tool_mcp.escalation.policy import Deny, Escalate, EscalateAction, ExecRequest, Run
+from codex_shell_tool_mcp.escalation.policy import (
+    Deny,
+    Escalate,
+    EscalateAction,
+    ExecRequest,
+    Run,
+    Standing,
+    StandingPolicy,
+)
 from codex_shell_tool_mcp.escalation.stopwatch import Stopwatch
 from codex_shell_tool_mcp.execpolicy.decision import Decision
 from codex_shell_tool_mcp.execpolicy.rules import Policy, PrefixRule
@@ -305,3 +316,81 @@ def test_what_takes_no_waiting_is_decided_at_once_and_alike(argv: tuple[str, ...
     awaited = asyncio.run(asyncio.wait_for(made.determine_action(asked), 20))
     assert at_once in {None, awaited}
     assert bool(session.asked) is (argv == ("make",))
+
+
+def standing(
+    asked: ExecRequest, policy: Policy = RULES, *, level: int = logging.WARNING, **options: Any
+) -> Standing | None:
+    logging.getLogger(approvals.__name__).setLevel(level)
+    try:
+        made = factory(FakeSession(never), **options).create_policy(policy, Stopwatch(None))
+        assert isinstance(made, StandingPolicy)
+        return made.standing(asked) if made.tells_how_far else None
+    finally:
+        logging.getLogger(approvals.__name__).setLevel(logging.NOTSET)
+
+
+def test_how_far_it_looked() -> None:
+    deep = Policy(
+        prefix_rules=(
+            PrefixRule(program="tool", rest=("a", ("b", "c")), decision=Decision.FORBIDDEN),
+            PrefixRule(program="/usr/bin/tool", rest=("z",)),
+        )
+    )
+    for asked, action, depth in (
+        (request("cat"), Run(), 1),
+        (request("tool", "x"), Run(), 3),
+        (request("tool", "z"), Escalate(rule="rule for /usr/bin/tool z"), 3),
+    ):
+        found = standing(asked, deep)
+        assert found is not None
+        assert (found.action, found.depth, found.basis) == (action, depth, deep)
+    assert standing(request("tool", "a", "b"), deep) is None, "denied"
+    found = standing(request("git", "push", "--force"))
+    assert found is not None
+    assert (found.action, found.depth) == (Escalate(rule="my.rules:1"), 1)
+
+
+def test_what_may_be_dangerous_with_other_words_does_not_stand() -> None:
+    for name in ("rm", "bash", "find", "sudo", "env", "sh", "su"):
+        assert standing(request(name)) is None
+    link = replace(request("true"), resolved="/usr/bin/rm")
+    assert standing(link) is None
+
+
+def test_what_else_does_not_stand() -> None:
+    assert standing(request("make")) is None, "asked about"
+    assert standing(request("cat"), heuristics=lambda _: Decision.ALLOW) is None, "nobody knows how far those look"
+    assert standing(request("cat", "x" * 2000)) is None, "judged beside the loop"
+    assert standing(request("cat"), level=logging.INFO) is None, "each is to be logged"
+    assert standing(request("git", writable=True)) is None, "what its name leads to may change"
+    assert standing(request("cat", writable=True)) is not None, "no rule speaks of it"
+
+
+@given(
+    words=st.lists(st.sampled_from(["a", "b", "c", "-rf", "--force", "rm", "-c", "rm -rf /", "push"]), max_size=5),
+    other=st.lists(st.sampled_from(["a", "b", "c", "-rf", "--force", "rm", "-c", "rm -rf /", "push"]), max_size=5),
+    program=st.sampled_from(["tool", "other", "git", "rm", "bash", "xargs", "cat"]),
+    prefixes=st.lists(
+        st.tuples(
+            st.sampled_from(["tool", "/usr/bin/tool", "other", "git", "cat"]),
+            st.lists(st.sampled_from(["a", "b", "push"]), max_size=3),
+            st.sampled_from(list(Decision)),
+        ),
+        max_size=4,
+    ),
+)
+def test_what_stands_is_what_would_be_decided(
+    words: list[str], other: list[str], program: str, prefixes: list[tuple[str, list[str], Decision]]
+) -> None:
+    """Any other request that is the same as far as was looked gets the same decision."""
+    policy = Policy(
+        prefix_rules=tuple(PrefixRule(program=name, rest=tuple(rest), decision=what) for name, rest, what in prefixes)
+    )
+    found = standing(request(program, *words), policy)
+    if found is None:
+        return
+    seen = words[: found.depth - 1]
+    like = request(program, *seen, *(other if len(seen) == found.depth - 1 else ()))
+    made = factory(FakeSession(never)).create_policy(policy, Stopwatch(None))
+    assert made.decide_at_once(like) == found.action
