@@ -40,6 +40,11 @@ _DEBIAN_FUNCTIONS = ("Chpwd", "Exceptions", "MIME", "Math", "Misc", "Prompts", "
 _ETC: dict[Libc, str] = {"glibc": "/etc/zsh", "musl": "/etc/zsh", "macos": "/etc"}
 """Where the start-up files for all users are: as Debian, Alpine, Arch have it, and as Apple has it."""
 
+_OLD_C = "-Wno-error=implicit-int -Wno-error=implicit-function-declaration"
+"""configure's questions are in the C of 1989 (``main() {``). A compiler that refuses that answers no to all, and zsh
+would work around a broken sigsuspend(2) with a pause(2) that loses signals: some commands were waited for for ever.
+"""
+
 _LEFT_OUT = ("cap", "clone", "curses", "db/gdbm", "example", "pcre", "newuser")
 """Modules that are not linked: those with libraries of their own, those that start another shell, and samples."""
 _LEFT_OUT_MACOS = ("attr", "zftp")
@@ -61,6 +66,7 @@ def plan(recipe: Recipe, jobs: int) -> Plan:
     variant = recipe.variant
     cross = recipe.cross or not runs_here(variant)
     cflags = next((word.removeprefix("CFLAGS=") for word in recipe.extra if word.startswith("CFLAGS=")), CFLAGS)
+    cflags = f"{cflags} {_OLD_C}"
     ldflags = [] if recipe.symbols else [LDFLAGS]
     ldflags += [word.removeprefix("LDFLAGS=") for word in recipe.extra if word.startswith("LDFLAGS=")]
     ldflags += ["-static"] if variant.static else []
