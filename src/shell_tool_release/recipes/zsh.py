@@ -67,7 +67,7 @@ def plan(recipe: Recipe, jobs: int) -> Plan:
     cross = recipe.cross or not runs_here(variant)
     cflags = next((word.removeprefix("CFLAGS=") for word in recipe.extra if word.startswith("CFLAGS=")), CFLAGS)
     cflags = f"{cflags} {_OLD_C}"
-    ldflags = [] if recipe.symbols else [LDFLAGS]
+    ldflags = [] if recipe.symbols else [LDFLAGS[variant.libc]]
     ldflags += [word.removeprefix("LDFLAGS=") for word in recipe.extra if word.startswith("LDFLAGS=")]
     ldflags += ["-static"] if variant.static else []
     arguments = [*_OPTIONS, "--cache-file=config.cache", *_folders(variant), *_system(variant, cross=cross)]
