@@ -83,10 +83,21 @@ def npm_environ(tools: Path, home: Path, registry: str | None = None) -> dict[st
         **quiet,
     }
     if registry is None:
-        return {**os.environ, **own}
+        return {**_global_configuration(), **os.environ, **own}
     settings = home / "npmrc"
     settings.write_text(f"registry={registry}\n", encoding="utf-8")
     return {**kept, **own, "npm_config_userconfig": str(settings), "npm_config_globalconfig": str(home / "none")}
+
+
+def _global_configuration() -> dict[str, str]:
+    """Where the machine's own npm, if any, keeps its settings: npm looks beside itself, and ours is elsewhere."""
+    npm = shutil.which("npm")
+    if npm is None:
+        return {}
+    command = [npm, "config", "get", "globalconfig"]
+    said = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60)
+    path = said.stdout.strip()
+    return {"npm_config_globalconfig": path} if said.returncode == 0 and path.startswith("/") else {}
 
 
 class Registry:
