@@ -107,26 +107,46 @@ def _checked(path: Path, archive: tarfile.TarFile) -> list[tarfile.TarInfo]:
 
 
 def offer(workspace: Workspace, folder: Path) -> dict[str, str]:
-    """Put the package and its hashes into ``dist/release``, and the scripts that publish it into ``folder``.
+    """Put what is released and its hashes into ``dist/release``, and the scripts that publish it into ``folder``.
 
-    Returns what the jobs that publish are told of them, past the artefacts: names and hashes.
+    Released is the package, and what is in ``dist/python`` and ``dist/evidence``. Returns what the jobs that publish
+    are told of it, past the artefacts: names and hashes.
+
+    Raises:
+        BuildError: There is no package, or two files have one name.
     """
     package = package_path(workspace)
-    release = workspace.dist / "release"
-    release.mkdir(parents=True, exist_ok=True)
     if not package.is_file():
         raise BuildError(f"{package} is not there; run: ./run pack")
-    shutil.copyfile(package, release / package.name)
-    sums = write_sums(release)
+    release = workspace.dist / "release"
+    _collect(release, [package, *_files(workspace.dist / "python"), *_files(workspace.dist / "evidence")])
+    values = {"tarball": package.name, "tarball-sha256": file_sha256(release / package.name)}
+    values["sums-sha256"] = file_sha256(write_sums(release))
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    values = {"tarball": package.name, "tarball-sha256": file_sha256(package), "sums-sha256": file_sha256(sums)}
     for name, module in SCRIPTS.items():
         script = Path(shutil.copyfile(str(module.__file__), folder / f"{name.replace('-', '_')}.py"))
         values[f"{name}-sha256"] = file_sha256(script)
     changes = notes((workspace.root / "CHANGELOG.md").read_text(encoding="utf-8"), npm_version(workspace.version))
     (folder / "notes.md").write_text(changes, encoding="utf-8")
     return values
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of ``folder``, if there is one, without sums: those are made over everything that is released."""
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [path for path in found if path.is_file() and path.name != SUMS]
+
+
+def _collect(release: Path, files: Iterable[Path]) -> None:
+    shutil.rmtree(release, ignore_errors=True)
+    release.mkdir(parents=True)
+    for path in files:
+        if (release / path.name).exists():
+            raise BuildError(
+                f"two files of the release have the name {path.name}; on GitHub one would replace the other"
+            )
+        shutil.copyfile(path, release / path.name)
 
 
 def write_sums(folder: Path) -> Path:
@@ -173,7 +193,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.step == "bundle":
         sys.stdout.writelines(_bundles(workspace, platforms))
     elif arguments.step == "gather":
-        shutil.rmtree(workspace.dist / "release", ignore_errors=True)
         expected = get_args(Target) if arguments.all else ()
         sys.stdout.write(f"gathered {', '.join(gather(platforms, workspace.vendor, expected))}\n")
     else:

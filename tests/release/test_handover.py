@@ -177,15 +177,20 @@ def test_the_offer_is_the_package_and_the_scripts_that_publish_it(workspace: Wor
 
 def test_what_else_is_released_is_listed_too(workspace: Workspace, tmp_path: Path) -> None:
     root = tmp_path / "checkout"
-    (root / "dist" / "release").mkdir(parents=True)
+    for name in ("python/more.whl", "evidence/more.cdx.json", "evidence/SHA256SUMS", "release/stale", "npm/older.tgz"):
+        path = root / "dist" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
     for name in ("pyproject.toml", "CHANGELOG.md"):
         copy_any(workspace.root / name, root / name)
     place = Workspace(root=root)
-    package_path(place).parent.mkdir(parents=True)
     package_path(place).write_bytes(b"package")
-    (root / "dist" / "release" / "more.whl").write_text("wheel")
     values = offer(place, tmp_path / "scripts")
-    assert "more.whl" in github_release.checked_files(root / "dist" / "release", values["sums-sha256"])
+    files = github_release.checked_files(root / "dist" / "release", values["sums-sha256"])
+    assert set(files) == {values["tarball"], "more.whl", "more.cdx.json", "SHA256SUMS"}
+    (root / "dist" / "evidence" / "more.whl").write_text("another")
+    with pytest.raises(BuildError, match=r"two files of the release have the name more\.whl"):
+        offer(place, tmp_path / "scripts")
 
 
 def test_notes_are_the_versions_section() -> None:

@@ -28,7 +28,9 @@ RELEASE, BUILD, CI = FOLDER / "release.yml", FOLDER / "shell-tool-mcp.yml", FOLD
 
 WRITES = {
     ("release.yml", "draft"): {"contents": "write"},
+    ("release.yml", "attest"): {"id-token": "write", "attestations": "write"},
     ("release.yml", "publish-npm"): {"id-token": "write"},
+    ("release.yml", "publish-pypi"): {"id-token": "write"},
     ("release.yml", "undraft"): {"contents": "write"},
 }
 """Every right to write that there is."""
@@ -146,7 +148,7 @@ def test_what_only_one_job_may_do_is_in_a_job_that_runs_nothing_else() -> None:
     assert uses == ["actions/download-artifact", "actions/download-artifact", "actions/setup-node"]
     assert len([step for step in job["steps"] if "run" in step]) == 1
     assert job["environment"] == publish_check.ENVIRONMENT
-    for name in ("rehearse", "draft", "undraft"):
+    for name in ("rehearse", "draft", "attest", "publish-pypi", "undraft"):
         assert not [step for step in _jobs(RELEASE)[name]["steps"] if "checkout" in step.get("uses", "")]
 
 
@@ -220,26 +222,26 @@ def _run(event: str = "push", should_publish: str = "true", failing: str = "") -
     return results
 
 
-OURS = ("build", "rehearse", "draft", "publish-npm", "undraft")
-
-
 @pytest.mark.parametrize(
     ("given", "ran"),
     [
-        ({}, OURS),
-        ({"should_publish": "false"}, ("build", "draft", "undraft")),
+        ({}, ("build", "rehearse", "draft", "attest", "publish-npm", "publish-pypi", "undraft")),
+        ({"should_publish": "false"}, ("build", "draft", "attest", "undraft")),
         ({"event": "workflow_dispatch"}, ("build", "rehearse")),
         ({"event": "workflow_dispatch", "should_publish": "false"}, ("build",)),
         ({"failing": "build"}, ()),
         ({"failing": "rehearse"}, ("build",)),
         ({"failing": "draft"}, ("build", "rehearse")),
-        ({"failing": "publish-npm"}, ("build", "rehearse", "draft")),
-        ({"failing": "undraft"}, ("build", "rehearse", "draft", "publish-npm")),
+        ({"failing": "attest"}, ("build", "rehearse", "draft")),
+        ({"failing": "publish-npm"}, ("build", "rehearse", "draft", "attest")),
+        ({"failing": "publish-pypi"}, ("build", "rehearse", "draft", "attest", "publish-npm")),
+        ({"failing": "undraft"}, ("build", "rehearse", "draft", "attest", "publish-npm", "publish-pypi")),
+        ({"failing": "draft", "should_publish": "false"}, ("build",)),
     ],
 )
 def test_what_runs_when(given: dict[str, str], ran: tuple[str, ...]) -> None:
     results = _run(**given)
-    assert [name for name in OURS if results[name] == "success"] == list(ran)
+    assert [name for name, result in results.items() if result == "success"] == list(ran)
 
 
 # The scripts themselves, run.
@@ -344,6 +346,28 @@ def test_the_publish_refuses_what_was_swapped_and_needs_an_identity(job: tuple[P
     done = _bash(step["run"], folder, environ)
     assert (done.returncode, "is not what was built" in done.stderr) == (3, True)
     assert (folder / "asked").read_text() == ""
+
+
+def test_only_python_packages_that_were_built_go_to_pypi(job: tuple[Path, dict[str, str]]) -> None:
+    folder, _ = job
+    for name in ("codex_shell_tool_mcp-1.2.3.tar.gz", "one.whl", "one.whl.cdx.json"):
+        (folder / "release" / name).write_text(name)
+    sums = write_sums(folder / "release")
+    environ = {"SUMS_SHA256": hashlib.sha256(sums.read_bytes()).hexdigest()}
+    for name in ("attest", "publish-pypi"):
+        assert set(_step(RELEASE, name, "sha256sum")["env"]) == set(environ)
+    script = _step(RELEASE, "publish-pypi", "sha256sum")["run"]
+    assert _bash(script, folder, environ).returncode == 0
+    assert sorted(path.name for path in (folder / "python").iterdir()) == [
+        "codex_shell_tool_mcp-1.2.3.tar.gz",
+        "one.whl",
+    ]
+    shutil.rmtree(folder / "python")
+    for change in ("one.whl", "SHA256SUMS"):
+        (folder / "release" / change).write_text("swapped")
+        for name in ("attest", "publish-pypi"):
+            assert _bash(_step(RELEASE, name, "sha256sum")["run"], folder, environ).returncode != 0
+        assert not (folder / "python").exists()
 
 
 def test_the_draft_asks_github_for_this_release(job: tuple[Path, dict[str, str]]) -> None:
