@@ -388,4 +388,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a cancelled job: npm is ended on the way out
     sys.exit(main())

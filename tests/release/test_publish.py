@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import io
 import json
 import os
+import signal
+import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from shell_tool_release import publish
 from shell_tool_release.npm import TarMember, tarball
 from shell_tool_release.publish import Npm, Offer, PublishError, RefusedError, RegistryError, Timing, npm_tag, offer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 QUICK = Timing(pause=0.01, patience=20, look_seconds=20, publish_seconds=20)
 
@@ -27,7 +34,8 @@ with open(place) as stream:
     state = json.load(stream)
 command, spec, *rest = sys.argv[1:]
 data = open(spec, "rb").read() if command == "publish" else b""
-state["calls"].append({"argv": sys.argv[1:], "names": sorted(os.environ), "sha256": hashlib.sha256(data).hexdigest()})
+call = {"argv": sys.argv[1:], "names": sorted(os.environ), "pid": os.getpid()}
+state["calls"].append({**call, "sha256": hashlib.sha256(data).hexdigest()})
 
 def end(status, code=""):
     with open(place, "w") as stream:
@@ -354,6 +362,38 @@ def test_a_publish_that_hangs_is_ended_and_tried_again(tmp_path: Path, fake: Fak
     impatient = Timing(pause=0.01, patience=20, look_seconds=20, publish_seconds=1.5)
     assert fake.publish(_offer(tmp_path), timing=impatient).startswith("published")
     assert len(fake.sent()) == 2
+
+
+def test_a_cancelled_run_leaves_no_npm(tmp_path: Path, fake: Fake) -> None:
+    fake.plan(publish=("hang",))
+    path = _package(tmp_path)
+    command = [sys.executable, "-I", publish.__file__, str(path), "--sha256", _sha256(path), "--release-tag", "v1.2.3"]
+    identity = {"GITHUB_ACTIONS": "true", **dict.fromkeys(publish.IDENTITY, "something")}
+    with subprocess.Popen([*command, "--publish"], env={**fake.environ, **identity}) as run:
+        _until(lambda: bool(fake.sent()))
+        npm = fake.sent()[0]["pid"]
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(60) == 143
+    _until(lambda: _is_gone(npm))
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    """Wait for what must come; the file of the state is being written now and then."""
+    deadline = time.monotonic() + 60
+    while True:
+        with contextlib.suppress(ValueError):
+            if holds():
+                return
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_a_version_that_shows_late_is_waited_for(tmp_path: Path, fake: Fake) -> None:

@@ -313,6 +313,7 @@ def test_a_script_that_was_swapped_is_not_run(job: tuple[Path, dict[str, str]], 
     done = _bash(step["run"], folder, environ)
     assert done.returncode != 0
     assert "did NOT match" in done.stderr
+    assert _bash(step["run"], folder, {**environ, "SCRIPT_SHA256": ""}).returncode != 0
     assert not (folder / "ran").exists()
 
 
