@@ -90,7 +90,7 @@ def _unpack(path: Path, vendor: Path) -> None:
                 with target.open("xb") as stream:
                     shutil.copyfileobj(content, stream)
                 target.chmod(0o755 if member.mode & 0o100 else 0o644)
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, OSError) as error:  # a file where a folder must be, too
         raise BuildError(f"{path.name} cannot be unpacked ({error}); make it again: ./run handover") from error
 
 

@@ -134,6 +134,12 @@ def test_a_damaged_or_unknown_archive_or_none_is_an_error(vendor: Path, tmp_path
         gather(path.parent, vendor)
 
 
+def test_a_file_where_a_folder_must_be_is_an_error(tmp_path: Path) -> None:
+    _archive(tmp_path / "in" / "linux-x64.tar", _member("linux-x64/name"), _member("linux-x64/name/below"))
+    with pytest.raises(BuildError, match="cannot be unpacked"):
+        gather(tmp_path / "in", tmp_path / "vendor")
+
+
 def test_a_release_is_not_packed_without_a_platform(vendor: Path, tmp_path: Path) -> None:
     bundle(vendor, "linux-x64", tmp_path / "out")
     with pytest.raises(BuildError, match="the archives of darwin-x64 are missing"):
