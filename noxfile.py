@@ -176,6 +176,15 @@ def workflows(session: nox.Session) -> None:
 
 
 @nox.session
+def matrix(session: nox.Session) -> None:
+    """Build every platform's shells and natives on this machine and look at each; arm64's run under qemu."""
+    groups = ("run", "release", "test")
+    for module in ("shells", "native"):
+        python(session, *groups, arguments=("-m", f"shell_tool_release.{module}", "--target", "all", "--keep-going"))
+    python(session, *groups, arguments=("-m", "pytest", "-m", "matrix", *session.posargs))
+
+
+@nox.session
 def suite(session: nox.Session) -> None:
     """Compare bash's own test suite without interception, with every exec run, and with every exec escalated."""
     groups = ("run", "release", "test")

@@ -28,6 +28,7 @@ NAMES = {
     "slow",
     "lint",
     "suite",
+    "matrix",
     "stock",
     "bench",
     "fuzz",
