@@ -29,6 +29,9 @@ MAX_PROJECT_BYTES = 1024 * 1024
 MAX_FILES = 1000
 """Files of a layer: each is looked at again and again, between execs."""
 
+MAX_LINKS = 40
+"""Links that are followed; the kernel follows no more (path_resolution(7))."""
+
 Signature = tuple[int, ...]
 """What tells that a file or folder was changed, replaced, or given to somebody else (stat(2))."""
 
@@ -47,6 +50,29 @@ def signature(path: str) -> Signature | None:
 def changed(seen: Seen) -> bool:
     """Whether anything is not as it was seen."""
     return any(signature(path) != before for path, before in seen.items())
+
+
+def links_on_the_way(path: str) -> list[str]:
+    """The links that lead to the absolute ``path``, itself included; each by its own place, to which no link leads."""
+    found: list[str] = []
+    at, rest = "/", path.split("/")[::-1]
+    while rest and len(found) < MAX_LINKS:
+        name = rest.pop()
+        if name in {"", "."}:
+            continue
+        if name == "..":
+            at = os.path.dirname(at)  # noqa: PTH120 - at is a string
+            continue
+        here = os.path.join(at, name)  # noqa: PTH118
+        try:
+            target = os.readlink(here)  # noqa: PTH115
+        except (OSError, ValueError):  # no link, or nothing
+            at = here
+            continue
+        found.append(here)
+        at = "/" if target.startswith("/") else at
+        rest += target.split("/")[::-1]
+    return found
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from codex_shell_tool_mcp.errors import PolicyError
-from codex_shell_tool_mcp.execpolicy.files import changed, signature
+from codex_shell_tool_mcp.execpolicy.files import changed, links_on_the_way, signature
 from codex_shell_tool_mcp.execpolicy.isolation import evaluate_files
 from codex_shell_tool_mcp.execpolicy.layers import combined, left_out
 from codex_shell_tool_mcp.execpolicy.loader import Found, Places, read_all
@@ -106,7 +106,7 @@ class LiveRules:
         Args:
             codex_home: The user's folder.
             files: Files named on the command line.
-            cwd: The directory whose project's rules count while nobody names another.
+            cwd: The directory whose project's rules count while nobody names another; without links, as all of them.
             clock: For tests: a monotonic clock in seconds.
             sleep: For tests.
         """
@@ -196,7 +196,7 @@ class LiveRules:
         return any(signature(path) != before and not self._is_opened(path) for path, before in held.found.seen.items())
 
     def _is_opened(self, path: str) -> bool:
-        return _is_below(path, self._opened) or _is_below(os.path.realpath(path), self._opened)
+        return _is_in(path, self._opened)
 
     def _keep(self, cwd: Path | None, held: _Held) -> None:
         self._held.pop(cwd, None)
@@ -321,7 +321,7 @@ def _in_force(found: Found, files: Iterable[FileRules], opened: frozenset[str]) 
     reasons = dict(found.distrusted)
     for file in files:
         for path in (file.identifier, *found.rests_on.get(file.identifier, ())):
-            if _is_below(path, opened) or _is_below(os.path.realpath(path), opened):
+            if _is_in(path, opened):
                 where = "it" if path == file.identifier else f"{path}, which decides whether it is trusted,"
                 reasons.setdefault(
                     file.identifier, f"scripts can write {where} in the sandbox of this session: keep it elsewhere"
@@ -332,6 +332,11 @@ def _in_force(found: Found, files: Iterable[FileRules], opened: frozenset[str]) 
         if file.identifier in reasons and (what := left_out(file)) is not None
     )
     return InForce(policy=combined(files, lambda identifier: identifier not in reasons), notes=notes)
+
+
+def _is_in(path: str, folders: Iterable[str]) -> bool:
+    """Whether ``path``, the file behind it or a link on the way to that lies below one of ``folders``."""
+    return any(_is_below(one, folders) for one in (path, os.path.realpath(path), *links_on_the_way(path)))
 
 
 def _is_below(path: str, folders: Iterable[str]) -> bool:

@@ -19,6 +19,7 @@ from codex_shell_tool_mcp.execpolicy.files import (
     MAX_FILES,
     MAX_PROJECT_BYTES,
     Seen,
+    links_on_the_way,
     opened_folder,
     read_text,
     reason,
@@ -68,7 +69,8 @@ class Places:
 
     Attributes:
         codex_home: The user's folder.
-        cwd: The directory whose project's rules count; ``None`` for none.
+        cwd: The directory whose project's rules count, by a path without links (else it has none that are trusted);
+            ``None`` for none. Whoever names it resolves it, once: a script could put a link in its place later.
         files: Files named on the command line.
     """
 
@@ -219,7 +221,7 @@ def project_layers(cwd: Path, codex_home: Path, config: UserConfig, seen: Seen) 
 
     The user's own folder is none of them. Whether a layer is trusted only the user's configuration says.
     """
-    here = Path(os.path.realpath(cwd))
+    here = Path(os.path.abspath(cwd))  # noqa: PTH100 - no link is followed; see Places
     ways = [here, *here.parents]
     root = next((place for place in ways if any(os.path.lexists(place / name) for name in config.root_markers)), here)
     layers = []
@@ -255,9 +257,19 @@ def _distrust(place: Path, root: Path, config: UserConfig, codex_home: Path) -> 
 
 
 def _rests_on(place: Path, root: Path, config: UserConfig, codex_home: Path) -> tuple[str, ...]:
-    """What the trust in a project's folder rests on: the configuration; of a worktree also the repository naming it."""
-    main = None if {str(place), str(root)} & config.trust.keys() else _main_repository(root)
-    return (str(codex_home / "config.toml"), *(() if main is None else (str(main / ".git" / "worktrees"),)))
+    """What the trust in a project's folder rests on, whose writer could bestow it.
+
+    That is the configuration; of a worktree also the repository naming it; and where the configuration names a project
+    by way of links, those.
+    """
+    named = next((str(path) for path in (place, root) if str(path) in config.trust), None)
+    main = _main_repository(root) if named is None else None
+    written = config.written.get(named or str(main))
+    return (
+        str(codex_home / "config.toml"),
+        *(() if main is None else (str(main / ".git" / "worktrees"),)),
+        *(() if written is None else links_on_the_way(written)),
+    )
 
 
 def _main_repository(root: Path) -> Path | None:

@@ -35,10 +35,12 @@ class UserConfig:
 
     Attributes:
         trust: Path as written, and without links, to whether it is trusted; a path that is not there is not.
+        written: Path without links to the path as written, for those in :attr:`trust` that were written with links.
         root_markers: Names of which any marks a project's root; none: the working directory itself is it.
     """
 
     trust: Mapping[str, bool] = field(default_factory=dict)
+    written: Mapping[str, str] = field(default_factory=dict)
     root_markers: tuple[str, ...] = DEFAULT_ROOT_MARKERS
 
 
@@ -56,12 +58,15 @@ def parse_user_config(path: str, text: str) -> UserConfig:
     if not isinstance(projects, dict) or not all(isinstance(project, dict) for project in projects.values()):
         advice = 'write [projects."/path"] and below it trust_level = "trusted"'
         raise _error(path, text, r"projects", 0, "is no table of tables", advice)
-    trust: dict[str, bool] = {}
-    for name, project in projects.items():
-        if "trust_level" in project:
-            trust[name] = project["trust_level"] == "trusted"
-            trust.setdefault(os.path.realpath(name), trust[name])
-    return UserConfig(trust=trust, root_markers=tuple(markers))
+    trust = {
+        name: project["trust_level"] == "trusted" for name, project in projects.items() if "trust_level" in project
+    }
+    written: dict[str, str] = {}
+    for name in tuple(trust):
+        real = os.path.realpath(name)
+        if real not in trust:
+            trust[real], written[real] = trust[name], name
+    return UserConfig(trust=trust, written=written, root_markers=tuple(markers))
 
 
 def parse_requirements(path: str, text: str) -> FileRules:

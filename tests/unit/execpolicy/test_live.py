@@ -366,3 +366,48 @@ def test_what_scripts_write_for_ever_is_let_be_for_a_while(world: World, project
     assert world.programs(project, stale=True) == "a yy"
     path.write_text('prefix_rule(["zzz"], "forbidden")')
     assert world.programs(project, stale=True) == "a zzz"
+
+
+def test_a_directory_that_a_script_replaces_by_a_link_gets_nothing_of_where_that_leads(
+    world: World, project: Path, tmp_path: Path
+) -> None:
+    """The client works in one project; the script puts a link to another, which the user trusts, in its place."""
+    trust(world, project)
+    workspace = tmp_path / "space" / "here"
+    workspace.mkdir(parents=True)
+    world.rules.opened([str(tmp_path / "space")])
+    assert world.programs(workspace) == ""
+    workspace.rmdir()
+    workspace.symlink_to(project)
+    world.write("touched.rules")
+    assert world.programs(workspace, stale=True) == "tight"
+    assert world.programs(project) == "loose tight", "its own scripts cannot write there"
+
+
+def test_a_trusted_directory_that_a_script_replaces_by_a_link_bestows_no_trust(
+    world: World, project: Path, tmp_path: Path
+) -> None:
+    """The user trusts where the script writes, not the project of somebody else that lies beside it."""
+    workspace = tmp_path / "space" / "here"
+    workspace.mkdir(parents=True)
+    trust(world, workspace)
+    assert world.programs(project) == "tight"
+    world.rules.opened([str(tmp_path / "space")])
+    workspace.rmdir()
+    workspace.symlink_to(project)
+    world.write("touched.rules")
+    assert world.programs(project, stale=True) == "tight"
+    assert "which decides whether it is trusted" in world.rules.in_force(project).notes[0]
+
+
+def test_a_link_that_scripts_can_move_is_no_way_to_rules_that_allow(world: World, tmp_path: Path) -> None:
+    """Neither end of it lies where they can write."""
+    inside, safe = tmp_path / "space" / "link", tmp_path / "safe"
+    inside.parent.mkdir()
+    world.folder.rename(safe)
+    inside.symlink_to(safe)
+    world.folder.symlink_to(inside)
+    (safe / "a.rules").write_text('prefix_rule(["a"])\nprefix_rule(["b"], "forbidden")')
+    assert world.programs() == "a b"
+    world.rules.opened([str(inside.parent)])
+    assert world.programs() == "b"

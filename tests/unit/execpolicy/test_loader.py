@@ -14,6 +14,7 @@ import pytest
 
 from codex_shell_tool_mcp.errors import PolicyError, UsageError
 from codex_shell_tool_mcp.execpolicy import files, loader
+from codex_shell_tool_mcp.execpolicy.files import links_on_the_way
 from codex_shell_tool_mcp.execpolicy.layers import FileRules, combined
 from codex_shell_tool_mcp.execpolicy.loader import (
     Found,
@@ -446,11 +447,34 @@ def test_no_links_in_a_project(home: Path, project: Path, tmp_path: Path) -> Non
         read(home, project)
 
 
-def test_the_way_to_a_project_may_have_links(home: Path, project: Path) -> None:
+def test_the_way_to_a_project_is_resolved_by_whoever_names_it_and_never_here(home: Path, project: Path) -> None:
     (project.parent / "link").symlink_to(project)
     trust(home, project)
     found = read(home, project.parent / "link" / "sub")
-    assert (read_names(found), found.distrusted) == (["root.rules", "sub.rules"], {})
+    assert read_names(found) == ["root.rules", "sub.rules"]
+    assert len(found.distrusted) == 2
+    assert read(home, (project.parent / "link" / "sub").resolve()).distrusted == {}
+
+
+def test_a_project_may_be_trusted_by_way_of_links_which_the_trust_then_rests_on(
+    home: Path, project: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "one").symlink_to("two")
+    (tmp_path / "two").symlink_to(project.parent)
+    trust(home, tmp_path / "one" / "project")
+    found = read(home, project)
+    assert found.distrusted == {}
+    (rests_on,) = found.rests_on.values()
+    assert rests_on == (str(home / "config.toml"), str(tmp_path / "one"), str(tmp_path / "two"))
+
+
+def test_links_that_lead_nowhere_or_round_are_found_too(tmp_path: Path) -> None:
+    (tmp_path / "round").symlink_to("round")
+    (tmp_path / "nowhere").symlink_to("../x/./y")
+    assert set(links_on_the_way(f"{tmp_path}/round/x")) == {f"{tmp_path}/round"}
+    assert links_on_the_way(f"{tmp_path}//./nowhere/z") == [f"{tmp_path}/nowhere"]
+    assert links_on_the_way(f"{tmp_path}/a/../nowhere") == [f"{tmp_path}/nowhere"]
+    assert links_on_the_way("/\0") == []
 
 
 def test_a_broken_configuration_is_an_error(home: Path, project: Path) -> None:

@@ -25,6 +25,7 @@ def test_the_users_configuration(tmp_path: Path) -> None:
         f'[projects."{tmp_path}/link"]\ntrust_level = "trusted"\n',
     )
     assert config.root_markers == (".hg", "root")
+    assert config.written == {f"{tmp_path}/real": f"{tmp_path}/link"}
     assert config.trust == {"/a": True, "/b": False, f"{tmp_path}/link": True, f"{tmp_path}/real": True}
 
 
