@@ -9,6 +9,7 @@ import gc
 import os
 import signal
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -207,12 +208,26 @@ def _dispatch(arguments: Sequence[str]) -> int:
         parser_child.main()
         return 0
     if first == "execpolicy":
-        return _execpolicy(arguments[1:])
+        return _answered(arguments[1:])
     if first == "verify":
         from codex_shell_tool_mcp import verify  # noqa: PLC0415 - see the module's docstring
 
         return verify.main(arguments[1:], frozen=frozen_environment.is_frozen())
     return _serve(parse(arguments))
+
+
+def _answered(arguments: Sequence[str]) -> int:
+    """Run ``execpolicy``, whose output may have nowhere to go."""
+    if sys.stdout is None:  # Python's way to say that the descriptor was closed
+        raise ShellToolError("standard output is closed, so the answer has nowhere to go; leave it open")
+    try:
+        status = _execpolicy(arguments)
+        sys.stdout.flush()
+    except OSError as error:
+        with suppress(OSError, ValueError):  # else Python would try again at its end, and complain in its own words
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise ShellToolError(f"the answer cannot be written: {error.strerror}; let it go somewhere else") from error
+    return status
 
 
 def _execpolicy(arguments: Sequence[str]) -> int:

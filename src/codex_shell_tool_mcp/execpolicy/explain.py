@@ -14,9 +14,9 @@ from codex_shell_tool_mcp.execpolicy.rules import (
     Evaluation,
     HeuristicsRuleMatch,
     PrefixRuleMatch,
+    absolute,
     basename,
     evaluate_exec,
-    normalised,
 )
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ def locate(word: str) -> Located | None:
     found = shutil.which(word)
     if found is None:
         return None
-    program = normalised(os.path.abspath(found))  # noqa: PTH100 - lexical on purpose
+    program = absolute(found)
+    if program is None:
+        return None
     return Located(program=program, resolved=os.path.realpath(program))
 
 
@@ -110,7 +112,10 @@ def _by_name(policy: Policy, command: Sequence[str], *, resolve: bool) -> Iterat
     if not resolve:
         yield f"rules for {_word(name)} are not looked up: that takes --resolve-host-executables"
         return
-    path = normalised(os.path.abspath(command[0]))  # noqa: PTH100 - lexical on purpose
+    path = absolute(command[0])
+    if path is None:
+        yield f"rules for {_word(name)} are not looked up: the working directory is gone"
+        return
     if not policy.may_stand_for_name(path):
         listed = ", ".join(policy.host_executables[name]) or "no file"
         yield f"rules for {_word(name)} are not looked up: host_executable lets only {listed} stand for it"

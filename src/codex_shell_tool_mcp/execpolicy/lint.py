@@ -155,7 +155,11 @@ def _files(paths: Sequence[Path], codex_home: Path) -> tuple[FileRules, ...]:
     if paths:
         return evaluate_files([read_rules(path, follow_links=True) for path in paths])
     found = Found()
-    read_all(Places(codex_home=codex_home, cwd=Path.cwd()), found)
+    try:
+        cwd: Path | None = Path.cwd()
+    except OSError:  # it is gone: then there is no project
+        cwd = None
+    read_all(Places(codex_home=codex_home, cwd=cwd), found)
     said = evaluate_files(found.texts)
     return said if found.requirements is None else (*said, found.requirements)
 

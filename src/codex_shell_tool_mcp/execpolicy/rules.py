@@ -186,8 +186,8 @@ class Policy:
         """
         found: tuple[RuleMatch, ...] = tuple(self.exact_matches(command))
         if not found and resolve_host_executables and command:
-            path = _absolute(command[0])
-            if self.may_stand_for_name(path):
+            path = absolute(command[0])
+            if path is not None and self.may_stand_for_name(path):
                 found = tuple(self.name_matches(path, command[1:]))
         if not found and heuristics is not None:
             found = (HeuristicsRuleMatch(command=tuple(command), decision=heuristics(command)),)
@@ -379,6 +379,10 @@ def normalised(path: str) -> str:
     return "/" + os.path.normpath(path).lstrip("/")
 
 
-def _absolute(text: str) -> str:
+def absolute(text: str) -> str | None:
+    """What a relative path or one that begins with ``~`` means here; ``None`` in a directory that is gone."""
     expanded = os.path.expanduser(text) if text == "~" or text.startswith("~/") else text  # noqa: PTH111 - plain text
-    return normalised(os.path.abspath(expanded))  # noqa: PTH100 - lexical on purpose
+    try:
+        return normalised(os.path.abspath(expanded))  # noqa: PTH100 - lexical on purpose
+    except FileNotFoundError:
+        return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -231,3 +232,61 @@ def test_the_command_line_itself_is_light() -> None:
     code = f"import sys, codex_shell_tool_mcp.cli\nprint([m for m in {heavy} if m in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], env=sources.environment(), capture_output=True, check=True)
     assert ran.stdout == b"[]\n"
+
+
+@pytest.mark.parametrize("words", [("check", "--rules", "my.rules", "ls"), ("lint", "--rules", "my.rules")])
+@pytest.mark.parametrize(
+    ("where", "says"),
+    [
+        (">&-", "standard output is closed"),
+        ("> /dev/full", "the answer cannot be written: No space left on device"),
+        ("| true", "the answer cannot be written: Broken pipe"),
+    ],
+)
+def test_an_answer_that_cannot_be_written_is_an_error_in_our_words(
+    words: tuple[str, ...], where: str, says: str, tmp_path: Path
+) -> None:
+    (tmp_path / "my.rules").write_text('prefix_rule(["env"])')
+    command = shlex.join([sys.executable, "-m", "codex_shell_tool_mcp", "execpolicy", *words])
+    # The reader ends at once; Python takes longer to start.
+    ran = subprocess.run(
+        ["sh", "-c", f"{command} {where}"],
+        cwd=tmp_path,
+        env=sources.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert says in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert "Exception ignored" not in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["lint"], ""),
+        (["check", "--rules", "MY", "--resolve-host-executables", "./ls"], '{"matchedRules":[]}\n'),
+        (["check", "--rules", "MY", "--resolve-host-executables", "--explain", "./ls"], "working directory is gone"),
+        (["check", "--rules", "MY", "--resolve-host-executables", "--explain", "ls"], "decision: forbidden"),
+    ],
+)
+def test_in_a_directory_that_is_gone(words: list[str], says: str, tmp_path: Path) -> None:
+    (tmp_path / "my.rules").write_text('prefix_rule(["ls"], "forbidden")')
+    code = (
+        "import os, sys\n"
+        "from codex_shell_tool_mcp import cli\n"
+        "from codex_shell_tool_mcp.execpolicy import explain, lint\n"
+        "os.mkdir('x'); os.chdir('x'); os.rmdir('../x')\n"
+        "sys.exit(cli.main(['execpolicy', *sys.argv[1:]]))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code, *(word.replace("MY", str(tmp_path / "my.rules")) for word in words)],
+        cwd=tmp_path,
+        env=sources.environment(CODEX_HOME=str(tmp_path)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert says in ran.stdout
