@@ -100,6 +100,12 @@ def reproducible(session: nox.Session) -> None:
     step(session, "reproducible", *session.posargs)
 
 
+@nox.session
+def refresh(session: nox.Session) -> None:
+    """Lock what is new upstream and say what changed; -- --dry-run changes nothing, -- --lock upgrades nothing."""
+    python(session, "release", "wheels", arguments=("-m", "shell_tool_release.refresh", *session.posargs))
+
+
 @nox.session(requires=["smoke"])
 def release(session: nox.Session) -> None:
     """All of the above: from the clone to a package that was tried (the README's first command)."""

@@ -3,6 +3,7 @@
 API::
 
     download_source(package=, suites=, wanted=, scratch=) -> SourcePackage
+    newest_source(package=, suites=, scratch=, download=) -> Newest
 
 Debian's hosts come from apt's own configuration. Whoever calls checks the hashes of what comes back.
 Recipe: apt.conf(5) (Dir::State, Dir::Cache, Dir::Etc), sources.list(5) (deb822), apt-get(8) (--print-uris).
@@ -128,6 +129,37 @@ def download_source(
                 reasons.append(f"{suite}: {error}")
             else:
                 return SourcePackage(archive=archive, patches=others, suite=suite)
+    raise SourceError("; ".join(dict.fromkeys(reasons)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Newest:
+    """A source package as an index lists it: file → SHA-256; ``files`` are the downloaded ones."""
+
+    suite: str
+    listed: Mapping[str, str]
+    files: tuple[Path, ...]
+
+
+def newest_source(*, package: str, suites: Sequence[str], scratch: Path, download: bool) -> Newest:
+    """What the first suite that has ``package`` lists of it; SourceError says, per suite, why nothing came of it."""
+    if shutil.which("apt-get") is None:
+        message = "apt-get is not on this machine"
+        raise SourceError(message)
+    apt = _prepare(scratch)
+    reasons: list[str] = []
+    for base in _bases(apt):
+        for suite in suites:
+            try:
+                _update(apt, base, suite)
+                listed = dict(_LISTED.findall(apt.run("source", "--print-uris", package)))
+                if download:
+                    apt.run("source", "--download-only", "--tar-only", package)
+                    apt.run("source", "--download-only", "--diff-only", package)
+            except SourceError as error:
+                reasons.append(f"{suite}: {error}")
+                continue
+            return Newest(suite=suite, listed=listed, files=tuple(sorted(apt.downloads.glob(f"{package}_*"))))
     raise SourceError("; ".join(dict.fromkeys(reasons)))
 
 

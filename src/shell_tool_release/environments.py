@@ -18,6 +18,9 @@ from typing import Any
 
 FOLDER = ".nox"
 CONSTRAINTS = Path("packaging") / "constraints.txt"
+LOCKS = Path("packaging") / "locks"
+"""One file a group: every distribution it needs with the hashes of its files (``./run refresh -- --lock``)."""
+
 PROJECT = "project"
 """The group name that stands for the runtime dependencies of the project itself."""
 
@@ -72,17 +75,22 @@ def _make(folder: Path, python: Path) -> None:
 
 
 def _install(root: Path, folder: Path, python: Path, group: str) -> None:
-    """Install ``group`` unless the same requirements under the same constraints are in already."""
+    """Install ``group``, each file by its locked hash, unless the same requirements and locks are in already."""
     wanted = requirements(root, group)
-    constraints = root / CONSTRAINTS
-    digest = hashlib.sha256(json.dumps(wanted).encode() + constraints.read_bytes()).hexdigest()
+    constraints, lock = root / CONSTRAINTS, root / LOCKS / f"{group}.txt"
+    locked = lock.read_bytes() if lock.is_file() else b""
+    digest = hashlib.sha256(json.dumps(wanted).encode() + constraints.read_bytes() + locked).hexdigest()
     stamp = folder / f"installed-{group}"
     if stamp.exists() and stamp.read_text(encoding="utf-8") == digest:
         return
     print(f"environment {folder.name}: installing {group}", flush=True)
     command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
     # Wheels only: building one from source would need a compiler, which a release must not.
-    command += ["--only-binary", ":all:", "--constraint", str(constraints), *wanted]
+    command += ["--only-binary", ":all:"]
+    # A group that is not locked yet can be tried; a test wants a lock of every group that is committed.
+    command += (
+        ["--require-hashes", "--requirement", str(lock)] if locked else ["--constraint", str(constraints), *wanted]
+    )
     subprocess.run(command, check=True, env=_clean_environment())
     stamp.write_text(digest, encoding="utf-8")
 

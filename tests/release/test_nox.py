@@ -35,6 +35,10 @@ NAMES = {
     "soak",
     "roots",
     "wheels",
+    "evidence",
+    "reproducible",
+    "refresh",
+    "try_wheel",
     "publish_check",
     "version",
     "handover",
@@ -120,6 +124,17 @@ def test_an_environment_is_made_and_filled_once(checkout: Path, installs: list[l
     assert environments.ensure(checkout, "work", ("some",)) == python
     assert len(installs) == 1
     assert stray.exists()
+
+
+def test_a_locked_group_is_installed_by_its_hashes(checkout: Path, installs: list[list[str]]) -> None:
+    lock = checkout / environments.LOCKS / "some.txt"
+    lock.parent.mkdir()
+    lock.write_text("thing==1 --hash=sha256:0\n")
+    environments.ensure(checkout, "work", ("some",))
+    assert installs[0][-5:] == ["--only-binary", ":all:", "--require-hashes", "--requirement", str(lock)]
+    lock.write_text("thing==1 --hash=sha256:1\n")
+    environments.ensure(checkout, "work", ("some",))
+    assert len(installs) == 2
 
 
 @pytest.mark.parametrize("file", [str(environments.CONSTRAINTS), "pyproject.toml"])
