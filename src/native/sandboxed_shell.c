@@ -89,6 +89,12 @@ static void take_group(const struct shell_start *start)
         tcsetpgrp(STDIN_FILENO, getpid()); /* from the background: SIGTTOU is blocked here */
 }
 
+/* 0 is the null device already, but would be closed. */
+static bool connect_stdio(int output)
+{
+    return set_close_on_exec(STDIN_FILENO, false) && dup2(output, STDOUT_FILENO) >= 0 && dup2(output, STDERR_FILENO) >= 0;
+}
+
 static _Noreturn void become_shell(const struct shell_start *start, int report, pid_t parent)
 {
     struct sandbox_refusal refusal;
@@ -103,6 +109,8 @@ static _Noreturn void become_shell(const struct shell_start *start, int report, 
     take_group(start);
     if (start->cwd != NULL && chdir(start->cwd) != 0)
         fail(report, errno, NO_DIRECTORY);
+    if (start->output >= 0 && !connect_stdio(start->output))
+        fail(report, errno, "its output could not be connected");
     int number = move_rendezvous(start);
     if (number < 0)
         fail(report, errno, "no descriptor number is free for the escalation socket; raise the descriptor limit");

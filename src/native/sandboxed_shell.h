@@ -12,6 +12,7 @@ struct shell_start {
     const char *path;
     char **argv, **environment;
     const char *cwd;      /* NULL: where we are */
+    int output;           /* becomes stdout and stderr; -1: ours are the shell's */
     int rendezvous;       /* the client end of the datagram pair */
     struct rlimit limit;  /* descriptors: what the shell is to have */
     bool terminal;        /* stdin is our controlling terminal: the shell gets its foreground */

@@ -46,7 +46,7 @@ enum { STATUS_FINISHED = 0, STATUS_BROKEN = 1, STATUS_USAGE = 2 };
 static const char usage[] =
     "usage: codex-shell-supervisor --control N --socket N [--group PATH] [--standing] [--restrict] [--writable PATH]... "
     "[--no-network] -- SHELL ARGV0 [ARG...]\n"
-    "       codex-shell-supervisor --control N --socket N [--group PATH] --wait\n"
+    "       codex-shell-supervisor --control N [--group PATH] --wait\n"
     "       codex-shell-supervisor --probe | --version | --help\n";
 
 int64_t now_ms(void)
@@ -186,8 +186,10 @@ static void keep_what_is_left(struct supervisor *supervisor)
 /* ---- start ---------------------------------------------------------------------------------------------------- */
 
 struct options {
-    int control, socket;
     bool standing;
+    int control;
+    int socket; /* the shell's end of the datagram pair */
+    int output; /* what is to be its stdout and stderr; -1: ours */
     const char *group;
     struct sandbox_options sandbox;
     char **shell; /* SHELL ARGV0 [ARG...]; NULL: a START frame will tell */
@@ -234,7 +236,6 @@ static bool parse_shell(char **argv, struct options *options)
 
 static bool parse_options(char **argv, struct options *options)
 {
-    options->control = options->socket = -1;
     for (; *argv != NULL; argv += 2) {
         if (strcmp(*argv, "--group") == 0 && argv[1] != NULL)
             options->group = argv[1];
@@ -243,9 +244,11 @@ static bool parse_options(char **argv, struct options *options)
         else if (strcmp(*argv, "--socket") != 0 || !take_descriptor(argv[1], &options->socket))
             break;
     }
-    if (*argv == NULL || options->control < 0 || options->socket < 0)
+    if (*argv == NULL || options->control < 0)
         return false;
-    return strcmp(*argv, "--wait") == 0 ? argv[1] == NULL : parse_shell(argv, options);
+    if (strcmp(*argv, "--wait") == 0)
+        return argv[1] == NULL && options->socket < 0;
+    return options->socket >= 0 && parse_shell(argv, options);
 }
 
 /* A session of our own. A leader of a process group cannot have one; it joins its parent's group first. */
@@ -313,27 +316,28 @@ static void get_ready(struct supervisor *supervisor, const struct options *optio
     raise_descriptor_limit();
     if (options->group != NULL)
         group_make(options->group);
-    supervisor->rendezvous = options->socket;
-    name_supervisor(options->shell == NULL);
+    name_supervisor(supervisor->waits);
     if (!prepare(supervisor, &supervisor->unready))
         supervisor->unready_error = errno;
     else
         supervisor->unready = NULL;
+    if (supervisor->waits)
+        let_go_of_stdio();
 }
 
 /* Starts the shell, or says why it was not. */
-static void launch(struct supervisor *supervisor, const struct options *options)
+static void launch(struct supervisor *supervisor, struct options *options)
 {
     const char *problem = supervisor->unready;
     int error = supervisor->unready_error;
     struct shell_start start = {
         .path = options->shell[0], .argv = options->shell + 1, .environment = options->environment, .cwd = options->cwd,
-        .rendezvous = supervisor->rendezvous, .limit = supervisor->limit, .sandbox = options->sandbox,
+        .output = options->output, .rendezvous = options->socket, .limit = supervisor->limit, .sandbox = options->sandbox,
     };
     pid_t shell = -1;
     if (problem == NULL && options->standing) {
-        start.rendezvous = standing_interpose(supervisor, supervisor->rendezvous);
-        supervisor->rendezvous = start.rendezvous;
+        start.rendezvous = standing_interpose(supervisor, options->socket);
+        options->socket = start.rendezvous;
         error = errno;
         problem = start.rendezvous < 0 ? "no socket for its questions could be made" : NULL;
     }
@@ -344,8 +348,10 @@ static void launch(struct supervisor *supervisor, const struct options *options)
         shell = start_shell(&start, &supervisor->shell_report);
         error = errno;
     }
-    close_if_open(&supervisor->rendezvous);
-    let_go_of_stdio();
+    close_if_open(&options->socket);
+    close_if_open(&options->output);
+    if (!supervisor->waits)
+        let_go_of_stdio();
     if (shell < 0)
         tell_shell_failed(supervisor, error, problem, strlen(problem));
     else
@@ -356,8 +362,8 @@ static void launch(struct supervisor *supervisor, const struct options *options)
 static bool start_as_told(struct supervisor *supervisor)
 {
     struct start start;
-    struct options options = {.control = -1};
-    if (supervisor->received.count != 0 || !decode_start(supervisor->decoder.payload, supervisor->decoder.length, &start))
+    struct options options = {.control = -1, .socket = -1, .output = -1};
+    if (supervisor->received.count != 2 || !decode_start(supervisor->decoder.payload, supervisor->decoder.length, &start))
         return false;
     char **arguments = string_vector(start.argv, start.argc);
     options.environment = string_vector(start.env, start.envc);
@@ -365,8 +371,12 @@ static bool start_as_told(struct supervisor *supervisor)
     options.cwd = start.cwd;
     bool fine = arguments != NULL && options.environment != NULL && options.sandbox.writable != NULL &&
                 parse_shell(arguments, &options);
-    if (fine)
+    if (fine) {
+        options.output = supervisor->received.numbers[0];
+        options.socket = supervisor->received.numbers[1];
+        supervisor->received.count = 0;
         launch(supervisor, &options);
+    }
     free(arguments);
     free(options.environment);
     free(options.sandbox.writable);
@@ -378,13 +388,13 @@ static bool start_as_told(struct supervisor *supervisor)
 /* False: the server broke the protocol. */
 static bool take_control_frame(struct supervisor *supervisor)
 {
-    bool fine = true;
+    bool fine = true, late = supervisor->decoder.state == CONTROL_WAITING;
     if (supervisor->decoder.type == FRAME_SPAWN)
         fine = session_spawn(supervisor);
     else if (supervisor->decoder.type == FRAME_STANDING)
-        fine = standing_add(supervisor);
+        fine = late || standing_add(supervisor);
     else if (supervisor->decoder.type == FRAME_HOLD)
-        fine = standing_hold(supervisor);
+        fine = late || standing_hold(supervisor);
     else if (supervisor->decoder.type == FRAME_KEEP)
         keep_what_is_left(supervisor);
     else if (supervisor->decoder.type == FRAME_START)
@@ -428,6 +438,22 @@ static bool read_control(struct supervisor *supervisor)
 
 /* ---- the loop ------------------------------------------------------------------------------------------------- */
 
+/* Nothing is left of the call that could be kept, or would have to be ended: on to the next one, if there is to be one. */
+static void rest(struct supervisor *supervisor)
+{
+    uint8_t frame[FRAME_HEAD];
+    sessions_abandon(supervisor);
+    supervisor->ending = supervisor->ending || !supervisor->waits || sessions_count(supervisor) != 0;
+    if (supervisor->ending)
+        return;
+    standing_tell(supervisor);
+    standing_end(supervisor);
+    supervisor->answered = supervisor->answered_told = 0;
+    supervisor->decoder.state = CONTROL_WAITING;
+    name_supervisor(true);
+    queue_frame(supervisor, frame, encode_empty(frame, sizeof frame, FRAME_IDLE));
+}
+
 static void read_signals(struct supervisor *supervisor)
 {
     struct caught caught;
@@ -435,7 +461,7 @@ static void read_signals(struct supervisor *supervisor)
         if (caught.number != SIGCHLD)
             supervisor->ending = true;
     if (!reap_children(supervisor) && PROCESSES_ADOPTED && supervisor->decoder.state == CONTROL_SHELL_ENDED)
-        supervisor->ending = true; /* nothing is left that could be kept, or would have to be ended */
+        rest(supervisor);
     if (!supervisor->ending)
         flush_queue(supervisor);
 }
@@ -519,17 +545,17 @@ static uint8_t *allocate(size_t size)
     return malloc(size);
 }
 
-static int supervise(const struct options *options)
+static int supervise(struct options *options)
 {
     static struct supervisor supervisor = {.wake = {-1, -1}, .shell_report = -1, .inner = -1, .outer = -1, .waiting = -1};
-    bool waits = options->shell == NULL;
     bool fine = true;
     supervisor.control = options->control;
+    supervisor.waits = options->shell == NULL;
     /* Each frame's payload is allocated, for a SPAWN's goes on living with its session. */
-    decoder_start(&supervisor.decoder, READER_SUPERVISOR, waits ? CONTROL_WAITING : CONTROL_START, NULL, 0);
+    decoder_start(&supervisor.decoder, READER_SUPERVISOR, supervisor.waits ? CONTROL_WAITING : CONTROL_START, NULL, 0);
     supervisor.decoder.allocate = allocate;
     get_ready(&supervisor, options);
-    if (!waits)
+    if (!supervisor.waits)
         launch(&supervisor, options);
     while (fine && !supervisor.ending)
         fine = serve_once(&supervisor);
@@ -559,7 +585,7 @@ static void probe(void)
 
 int main(int argc, char **argv)
 {
-    struct options options = {.control = -1, .environment = environ};
+    struct options options = {.control = -1, .socket = -1, .output = -1, .environment = environ};
     if (argc == 2 && strcmp(argv[1], "--probe") == 0) {
         probe();
         return 0;

@@ -23,7 +23,7 @@ struct supervisor {
     int wake[2];                 /* caught signals */
     pid_t shell;                 /* 0: not running */
     int shell_report;
-    int rendezvous;              /* the shell's end of the datagram pair; -1 once it has been handed on */
+    bool waits;                  /* for one call after the other */
     const char *unready;         /* why no shell can be started; NULL: one can */
     int unready_error;
     struct rlimit limit;         /* descriptors, as we were started */

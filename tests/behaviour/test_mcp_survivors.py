@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.marked import marking, processes, supervisors
+from support.marked import marking, processes, supervisors, waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -209,6 +209,50 @@ def test_stopped_supervisor(asking: Installation, mark: str, how: str) -> None:
             server.send({"method": "notifications/cancelled", "params": {"requestId": 1}})
         assert_nothing_left(mark)
         wait_for(lambda: not Path(f"/proc/{supervisor}/cmdline").exists(), "the supervisor is left")
+
+
+def waiting(server: Raw) -> list[int]:
+    """Supervisors that wait for the next call."""
+    tasks = Path(f"/proc/{server.process.pid}/task").iterdir()
+    return [int(word) for task in tasks for word in (task / "children").read_text().split() if waits(int(word))]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGSTOP])
+def test_signal_to_a_supervisor_that_waits(asking: Installation, number: signal.Signals) -> None:
+    """The next call has another one, or it goes on."""
+    with asking.raw() as server:
+        for _ in range(3):
+            server.send(server.call(1, "echo hi"))
+            assert result(server)["output"] == "hi\n"
+            wait_for(lambda: len(waiting(server)) == 1, "it does not wait")
+            (pid,) = waiting(server)
+            os.kill(pid, number)
+            if number != signal.SIGSTOP:
+                wait_for(lambda: not waiting(server), "it is still there")
+        server.process.terminate()
+        server.process.wait(20)
+        wait_for(lambda: not Path(f"/proc/{pid}/cmdline").exists(), "the supervisor is left")
+
+
+def test_the_same_supervisor_has_one_call_after_the_other(asking: Installation, mark: str) -> None:
+    """Until a call leaves something that has to be ended."""
+    with asking.raw() as server:
+
+        def told(script: str, **arguments: Any) -> dict[str, Any]:
+            server.send(server.call(1, script, **arguments))
+            return result(server)
+
+        first, second = (told("echo $PPID; env ESCALATED=1 true; exit 3") for _ in range(2))
+        assert first["output"] == second["output"]
+        assert first["exit_code"] == second["exit_code"] == 3
+        assert told(f"echo $PPID; M={mark} sleep 1000 & exit 4")["ended_processes"] == 1
+        assert told("echo $PPID")["output"] != first["output"]
+        assert told(f"echo $PPID; M={mark} sleep 1000", timeout_ms=500)["timed_out"]
+        last = told("echo $PPID; true & exit 5", background="keep")
+        assert last["exit_code"] == 5
+        wait_for(lambda: supervisors(server.process.pid) == [], "one is left that has no call")
+        assert_nothing_left(mark)
+        assert int(first["output"]) not in waiting(server)
 
 
 def test_shell_that_ends(asking: Installation, mark: str) -> None:

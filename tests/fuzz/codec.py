@@ -119,7 +119,7 @@ def _number(case: Input, counts: list[int], frame: int) -> int:
     return counts[frame] if frame < len(counts) else 0
 
 
-_COUNT = re.compile(r"(?:REQUEST|SPAWN) descriptors=(\d+)|FDS total=\d+ numbers=([^;]*);")
+_COUNT = re.compile(r"(?:REQUEST|SPAWN|START) descriptors=(\d+)|FDS total=\d+ numbers=([^;]*);")
 
 
 def counts_of(lines: list[str]) -> list[int]:

@@ -131,6 +131,25 @@ class Call:
         while data:
             data, descriptors = data[send_message(self.control, data, descriptors) :], ()
 
+    def start(self, *argv: str, cwd: str = "/", env: tuple[bytes, ...] = (b"A=1",)) -> None:
+        """START with a pipe and a socketpair of its own, which take the place of those before."""
+        rendezvous, client = socket.socketpair(socket.AF_UNIX, MESSAGES)
+        output, write_end = os.pipe()
+        self.send(
+            wire.Start(
+                cwd=os.fsencode(cwd),
+                argv=tuple(map(os.fsencode, argv)),
+                env=env,
+                output=write_end,
+                rendezvous=client.fileno(),
+            )
+        )
+        os.close(write_end)
+        client.close()
+        self.rendezvous.close()
+        os.close(self.output)
+        self.rendezvous, self.output, self._printed = rendezvous, output, b""
+
     def close_services(self) -> None:
         """Close the streams and everything received with them."""
         for service in self.services:
@@ -168,6 +187,11 @@ def _channels(numbers: tuple[int, int]) -> list[str]:
     return ["--control", str(numbers[0]), "--socket", str(numbers[1])]
 
 
+def _close(call: Call) -> None:
+    call.rendezvous.close()
+    os.close(call.output)
+
+
 @contextmanager
 def supervised(
     command: Sequence[str | bytes],
@@ -190,13 +214,18 @@ def supervised(
         read_end, write_end = os.pipe()
         numbers = (control_theirs.fileno(), client.fileno())
         process = subprocess.Popen(
-            [built().supervisor, *_channels(numbers), *options, *(["--wait"] if waiting else ["--", *command])],
+            [
+                built().supervisor,
+                *(_channels(numbers)[:2] if waiting else _channels(numbers)),
+                *options,
+                *(["--wait"] if waiting else ["--", *command]),
+            ],
             env={**os.environ, "W": str(built().wrapper), **(env or {})},
             cwd=cwd,
             stdin=stdin,
             stdout=write_end,
             stderr=write_end,
-            pass_fds=(*numbers, *inherited),
+            pass_fds=(*numbers[: 1 if waiting else 2], *inherited),
             preexec_fn=setup,  # noqa: PLW1509 - no threads here
         )
         os.close(write_end)
@@ -204,8 +233,7 @@ def supervised(
         client.close()
         call = Call(process=process, control=control, rendezvous=rendezvous, output=read_end)
         call.connection.state = "waiting" if waiting else "start"
-        stack.callback(os.close, read_end)
-        stack.callback(rendezvous.close)
+        stack.callback(_close, call)
         stack.callback(process.wait, PATIENCE)
         stack.callback(control.close)  # whatever happened: that ends it
         stack.callback(call.close_services)

@@ -140,7 +140,11 @@ _SHOWN: dict[type, tuple[str, Callable[..., str]]] = {
     ),
     wire.Hold: ("HOLD", lambda f: f"generation={f.generation} until={f.until}"),
     wire.Answered: ("ANSWERED", lambda f: f"total={f.total}"),
-    wire.Start: ("START", lambda f: f"cwd={_bytes(f.cwd)} argv={_strings(f.argv)} env={_strings(f.env)}"),
+    wire.Idle: ("IDLE", lambda f: ""),
+    wire.Start: (
+        "START",
+        lambda f: f"descriptors={len(f.descriptors)} cwd={_bytes(f.cwd)} argv={_strings(f.argv)} env={_strings(f.env)}",
+    ),
 }
 
 

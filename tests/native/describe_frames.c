@@ -126,7 +126,7 @@ static bool show_start(const uint8_t *payload, size_t length)
     struct start start;
     if (!decode_start(payload, length, &start))
         return fail("not a start");
-    say("START cwd=");
+    say("START descriptors=2 cwd=");
     print_bytes(start.cwd, strlen(start.cwd));
     print_strings("argv", start.argv, start.argc);
     print_strings("env", start.env, start.envc);
@@ -304,6 +304,7 @@ static bool show(const struct decoder *decoder)
     case FRAME_STANDING: return show_standing(payload, length);
     case FRAME_HOLD: return show_hold(payload, length);
     case FRAME_ANSWERED: return show_answered(payload, length);
+    case FRAME_IDLE: return show_empty("IDLE", FRAME_IDLE);
     case FRAME_START: return show_start(payload, length);
     }
     return fail("a frame of unknown type was reported");

@@ -195,9 +195,10 @@ def test_shell_path_that_is_not_utf8() -> None:
         ["--control", "CONTROL", "--socket", "SOCKET", "--", "/bin/sh"],
         ["--control", "CONTROL", "--socket", "SOCKET", "--writable"],
         ["--control", "CONTROL", "--socket", "SOCKET"],
-        ["--control", "CONTROL", "--socket", "SOCKET", "--wait", "--", "/bin/sh", "sh"],
-        ["--control", "CONTROL", "--socket", "SOCKET", "--restrict", "--wait"],
-        ["--control", "CONTROL", "--wait"],
+        ["--control", "CONTROL", "--wait", "--", "/bin/sh", "sh"],
+        ["--control", "CONTROL", "--restrict", "--wait"],
+        ["--control", "CONTROL", "--socket", "SOCKET", "--wait"],
+        ["--wait"],
         ["--control", "CONTROL", "--socket", "SOCKET", "--nonsense", "--", "/bin/sh", "sh"],
         ["--control", "CONTROL", "--socket", "SOCKET", "/bin/sh", "sh"],
         ["--probe", "x"],
@@ -434,13 +435,9 @@ def _catches(pid: int, number: int) -> bool:
     return bool(int(caught[1], 16) >> (number - 1) & 1)
 
 
-def _start(call: Call, *argv: str, cwd: str = "/", env: tuple[bytes, ...] = (b"A=1",)) -> None:
-    call.send(wire.Start(cwd=os.fsencode(cwd), argv=tuple(map(os.fsencode, argv)), env=env))
-
-
 def test_what_is_told_to_one_that_waits(tmp_path: Path) -> None:
     with supervised([], waiting=True) as call:
-        _start(call, "--", "/bin/sh", "name", "-c", 'echo "$0|$1|$PWD|$A|$HOME"', "zero", "one", cwd=str(tmp_path))
+        call.start("--", "/bin/sh", "name", "-c", 'echo "$0|$1|$PWD|$A|$HOME"', "zero", "one", cwd=str(tmp_path))
         assert call.expect(wire.ShellStarted)
         assert call.shell_exit() == wire.Outcome(kind=0, value=0)
         assert call.printed().decode() == f"zero|one|{tmp_path}|1|\n"
@@ -460,7 +457,7 @@ def test_the_shell_of_one_that_waits_is_as_any_other() -> None:
         with supervised(command, waiting=waiting) as call:
             if waiting:
                 env = tuple(b"%s=%s" % pair for pair in os.environb.items() if pair[0] != b"W")
-                _start(call, "--", *command, env=(*env, b"W=" + os.fsencode(built().wrapper)))
+                call.start("--", *command, env=(*env, b"W=" + os.fsencode(built().wrapper)))
             call.shell_exit()
             told.append(call.printed().replace(b"%d" % call.process.pid, b"SUPERVISOR"))
     assert told[0].startswith(b"SUPERVISOR True [0, 1, 2, 3, 1023]")
@@ -471,7 +468,7 @@ def test_one_that_waits_confines_as_it_is_told(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     with supervised([], waiting=True) as call:
         text = f"echo x > {tmp_path}/in/a; echo x > {tmp_path}/b"
-        _start(call, "--restrict", "--writable", str(tmp_path / "in"), "--", "/bin/sh", "sh", "-c", text)
+        call.start("--restrict", "--writable", str(tmp_path / "in"), "--", "/bin/sh", "sh", "-c", text)
         call.shell_exit()
     assert [path.name for path in tmp_path.rglob("[ab]")] == ["a"]
 
@@ -492,7 +489,7 @@ def test_one_that_waits_ends_as_any_other(how: str) -> None:
 
 def test_a_directory_that_one_that_waits_cannot_enter(tmp_path: Path) -> None:
     with supervised([], waiting=True) as call:
-        _start(call, "--", "/bin/sh", "sh", "-c", "echo hi", cwd=str(tmp_path / "gone"))
+        call.start("--", "/bin/sh", "sh", "-c", "echo hi", cwd=str(tmp_path / "gone"))
         failed = call.expect(wire.ShellFailed)
         assert (failed.errno, failed.message) == (errno.ENOENT, "its directory cannot be entered")
         assert call.end() == 0
@@ -506,15 +503,113 @@ def test_a_directory_that_one_that_waits_cannot_enter(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_a_start_that_makes_no_sense(argv: tuple[str, ...]) -> None:
     with supervised([], waiting=True) as call:
-        _start(call, *argv)
+        call.start(*argv)
+        assert call.process.wait(PATIENCE) == 1
+
+
+def test_one_that_waits_runs_one_shell_after_the_other(tmp_path: Path) -> None:
+    """Each has its own pipe, rendezvous, directory, environment and sandbox; nothing of one is left to the next."""
+    script = 'echo "$PWD $A"; echo $(ls /proc/self/fd); "$W" /bin/true true; echo x > b; echo $?'
+    wrapper = b"W=" + os.fsencode(built().wrapper)
+    with supervised([], waiting=True) as call:
+        held = []
+        for number in range(1, 5):
+            where = tmp_path / str(number)
+            where.mkdir()
+            confined = ("--restrict",) if number % 2 else ()
+            call.start(*confined, "--", "/bin/sh", "sh", "-c", script, cwd=str(where), env=(b"A=%d" % number, wrapper))
+            service, _ = call.accept()
+            service.send(wire.Run())
+            assert call.shell_exit() == wire.Outcome(kind=0, value=0)
+            lines = call.printed().decode().splitlines()
+            assert lines[:2] == [f"{where} {number}", "0 1 1023 2 3"]
+            assert (lines[-1] == "0") is (where / "b").exists() is (number % 2 == 0)
+            call.expect(wire.Idle)
+            assert call.connection.state == "waiting"
+            held.append(sorted(os.readlink(entry) for entry in Path(f"/proc/{call.process.pid}/fd").iterdir()))  # noqa: PTH115
+        assert held == held[:1] * 4  # the very same
+        assert call.end() == 0
+
+
+def test_one_that_has_something_left_waits_for_no_other() -> None:
+    with supervised([], waiting=True) as call:
+        call.start("--", "/bin/sh", "sh", "-c", "sleep 1000 & sleep 1000 &")
+        call.shell_exit()
+        assert call.end() == 2
+
+
+def test_one_that_waits_again_when_the_last_has_ended() -> None:
+    with supervised([], waiting=True) as call:
+        call.start("--", "/bin/sh", "sh", "-c", "sleep 0.2 &")
+        call.shell_exit()
+        call.expect(wire.Idle)
+        call.start("--", "/bin/sh", "sh", "-c", "kill -TERM $$")
+        assert call.shell_exit() == wire.Outcome(kind=1, value=signal.SIGTERM)
+        call.expect(wire.Idle)
+        assert call.end() == 0
+
+
+@pytest.mark.parametrize("late", [wire.Keep(), wire.Spawn(session=1, path=b"/x", cwd=b"", argv=(), env=(), stream=0)])
+def test_what_comes_too_late_ends_one_that_waits(late: wire.Frame) -> None:
+    with supervised([], waiting=True) as call:
+        call.start("--", "/bin/sh", "sh", "-c", ":")
+        call.expect(wire.Idle)
+        send_message(call.control, wire.encode(late), late.descriptors)
+        assert call.expect(wire.Finished).ended == 0
+        assert call.process.wait(PATIENCE) == 1
+
+
+def test_an_answer_that_comes_too_late_stands_in_no_later_call() -> None:
+    """It may cross IDLE on the way, and names what the next call may ask for as well."""
+    program = Path("/bin/true").resolve()
+    status = program.stat()
+    late = wire.Standing(
+        generation=1,
+        number=1,
+        until=time.monotonic_ns() + 60 * 10**9,
+        answer=wire.Run.TYPE,
+        device=status.st_dev,
+        inode=status.st_ino,
+        size=status.st_size,
+        modified=status.st_mtime_ns,
+        changed=status.st_ctime_ns,
+        depth=1,
+        file=os.fsencode(program),
+        resolved=os.fsencode(program),
+    )
+    ask = f'"$W" {program} true'
+    env = (b"W=" + os.fsencode(built().wrapper),)
+    with supervised([], waiting=True) as call:
+        for in_time in (True, False):
+            call.start(
+                "--standing", "--", "/bin/sh", "sh", "-c", f"read x; {ask}; echo $?" if in_time else ask, env=env
+            )
+            if in_time:
+                call.expect(wire.ShellStarted)
+                call.send(late)
+                call.expect(wire.ShellExit)  # its stdin is at its end: nobody has to be asked
+                assert call.printed() == b"0\n"
+            else:
+                service, _ = call.accept()
+                service.send(wire.Deny(reason=""))
+                assert call.shell_exit().value == 1
+            call.expect(wire.Idle)
+            call.send(late)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_start_with_other_descriptors(count: int) -> None:
+    with supervised([], waiting=True) as call:
+        data = struct.pack("<II", 4, 0) + b"/\0--\0/bin/sh\0sh\0-c\0"
+        send_message(call.control, struct.pack("<IB", len(data) + 1, wire.Start.TYPE) + data, (0,) * count)
         assert call.process.wait(PATIENCE) == 1
 
 
 def test_one_that_waits_is_started_once() -> None:
     with supervised([], waiting=True) as call:
-        _start(call, "--", "/bin/sh", "sh", "-c", "exec sleep 1000")
+        call.start("--", "/bin/sh", "sh", "-c", "exec sleep 1000")
         call.connection.state = "waiting"
-        _start(call, "--", "/bin/sh", "sh", "-c", "exec sleep 1000")
+        call.start("--", "/bin/sh", "sh", "-c", "exec sleep 1000")
         assert call.process.wait(PATIENCE) == 1
 
 

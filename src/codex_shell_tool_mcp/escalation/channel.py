@@ -334,6 +334,7 @@ class Rendezvous:
 
     def close(self) -> None:
         """Close the socket."""
+        self._pause()
         self.socket.close()
 
     def _listen(self) -> None:
@@ -341,7 +342,8 @@ class Rendezvous:
         self._loop.add_reader(self.socket.fileno(), self._on_readable)
 
     def _pause(self) -> None:
-        self._loop.remove_reader(self.socket.fileno())
+        if self.socket.fileno() >= 0:
+            self._loop.remove_reader(self.socket.fileno())
         if self._rest is not None:
             self._rest.cancel()
 

@@ -34,7 +34,7 @@ class ExecParams:
         env: The shell's environment, complete, as bytes: only the wrapper variables and sandbox markers are added.
         max_output_bytes: How much of the output is kept: its first and its last part.
         keep: Where what still runs when the shell has ended goes on; ``None`` = it is ended.
-        reserve: Has a supervisor waiting, and puts away what the call leaves open here; ``None`` = neither.
+        reserve: Where a supervisor may be waiting, and its own waits afterwards; ``None`` = it has one to itself.
     """
 
     command: str

@@ -1,89 +1,65 @@
-"""What no call waits for: its supervisor, which is started before there is a call, and what is put away after it."""
+"""Supervisors that wait for a call, so that no call has to wait for one."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
-from codex_shell_tool_mcp.errors import ShellToolError
-from codex_shell_tool_mcp.escalation.supervision import waiting
-
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-    from contextlib import AsyncExitStack
-    from pathlib import Path
-
     from codex_shell_tool_mcp.escalation.supervision import Supervision
 
 _LOG = logging.getLogger(__name__)
 
-_LATER = 0.003
-"""Seconds until the bookkeeping of a call is done: its result is on its way then, and the next call's shell runs."""
+MOST = 4
+"""How many wait at most: as many as calls ran at once, and a client hardly runs more. Each takes half a dozen pages."""
 
 
 class Reserve:
-    """Keeps one supervisor waiting, from the first call on. On one event loop.
+    """Holds the supervisors of calls that are over and have left nothing, for calls to come. On one event loop."""
 
-    It is started while a call's shell does, when the server has nothing else to do.
-    """
-
-    def __init__(self, supervisor: Path) -> None:
-        """None waits yet.
-
-        Args:
-            supervisor: The supervisor binary.
-        """
-        self._program = supervisor
-        self._waiting: Supervision | None = None
-        self._tidying: set[asyncio.Task[None]] = set()
+    def __init__(self) -> None:
+        """None waits yet."""
+        self._waiting: list[Supervision] = []
+        self._ending: set[asyncio.Task[None]] = set()
         self._closed = False
 
     def take(self) -> Supervision | None:
-        """The one that waits, if one does: the caller's from now on."""
-        taken, self._waiting = self._waiting, None
-        return taken
+        """One that waits, if one does: the caller's from now on."""
+        if not self._waiting:
+            return None
+        one = self._waiting.pop()
+        one.when_gone = None
+        return one
 
-    def refill(self) -> None:
-        """Have one wait; without one, if there cannot be, the next call starts its own or says why it cannot."""
-        if self._waiting is not None or self._closed:
+    def give(self, one: Supervision) -> None:
+        """Take over one that has no call any more."""
+        if self._closed or len(self._waiting) >= MOST:
+            self._end(one)
             return
-        try:
-            self._waiting = made = waiting(self._program)
-        except (ShellToolError, OSError) as error:
-            _LOG.info("no supervisor for the next call: %s", error)
-            return
-        made.on_end(lambda: self._ended(made))
+        self._waiting.append(one)
+        one.when_gone = partial(self._gone, one)
 
-    def _ended(self, one: Supervision) -> None:
+    def _gone(self, one: Supervision) -> None:
         """A script can have ended it."""
-        if one is self._waiting:
-            self._waiting = None
-            self._do(one.end())
+        self._waiting.remove(one)
+        self._end(one)
 
-    def tidy(self, rest: AsyncExitStack) -> None:
-        """Close what a call has left open here, once its result is on its way."""
-        self._do(_close_later(rest))
-
-    def _do(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tidying.add(task)
+    def _end(self, one: Supervision) -> None:
+        task = asyncio.create_task(one.end())
+        self._ending.add(task)
         task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        self._tidying.discard(task)
+        self._ending.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _LOG.error("what a call left could not be put away", exc_info=error)
+            _LOG.error("a supervisor could not be ended", exc_info=error)
 
     async def close(self) -> None:
-        """End the one that waits, and what bookkeeping is left."""
+        """End all that wait."""
         self._closed = True
-        if (left := self.take()) is not None:
-            self._do(left.end())
-        if self._tidying:
-            await asyncio.wait(self._tidying)
-
-
-async def _close_later(rest: AsyncExitStack) -> None:
-    async with rest:
-        await asyncio.sleep(_LATER)
+        while (one := self.take()) is not None:
+            self._end(one)
+        if self._ending:
+            await asyncio.wait(self._ending)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,14 +14,14 @@ from codex_shell_tool_mcp.escalation.answering import EscalateServer
 from codex_shell_tool_mcp.escalation.params import TIMEOUT_EXIT_CODE, ExecParams, ExecResult
 from codex_shell_tool_mcp.escalation.policy import AskingPolicy, StandingPolicy
 from codex_shell_tool_mcp.escalation.stopwatch import Stopwatch
-from codex_shell_tool_mcp.escalation.supervision import Shell, supervised
+from codex_shell_tool_mcp.escalation.supervision import Shell, supervision
 from codex_shell_tool_mcp.sandbox import confinement
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from codex_shell_tool_mcp.escalation.policy import EscalationPolicyFactory
+    from codex_shell_tool_mcp.escalation.supervision import Supervision
     from codex_shell_tool_mcp.execpolicy.rules import Policy
     from codex_shell_tool_mcp.sandbox.spec import SandboxState
     from codex_shell_tool_mcp.shells.catalog import ShellProgram
@@ -61,35 +61,36 @@ async def run_escalate_server(
     deciding = escalation_policy_factory.create_policy(policy, stopwatch)
     standing = isinstance(deciding, StandingPolicy) and deciding.tells_how_far
     async with AsyncExitStack() as stack:
-        calling = supervised(replace(shell, standing=standing), exec_params.reserve)
-        supervision = await stack.enter_async_context(calling)
+        supervised = await supervision(replace(shell, standing=standing), exec_params.reserve)
+        stack.push_async_callback(_ended, supervised)
         server = EscalateServer(
             policy=deciding,
-            supervision=supervision,
+            supervision=supervised,
             writable=confined.writable,
             shell=shell_program.path,
         )
-        serving = await stack.enter_async_context(_serving(server))
+        serving = asyncio.create_task(server.serve())
+        stack.push_async_callback(_stopped, serving)
         outcome = await _run(server, stopwatch, serving)
         keep = exec_params.keep
-        if keep is not None and outcome is not None and (left := await supervision.keep()):
+        if keep is not None and outcome is not None and (left := await supervised.keep()):
             result = replace(_result(server, outcome, time.monotonic() - begun), background_processes=left)
             keep.hold(_see_out(server, serving, stack.pop_all(), keep.unwanted))
             return result
-        if exec_params.reserve is not None and supervision.is_over:
-            exec_params.reserve.tidy(stack.pop_all())
+        if exec_params.reserve is not None and outcome is not None and supervised.let_go():
+            stack.pop_all()
+            serving.cancel()
+            exec_params.reserve.give(supervised)
     return _result(server, outcome, time.monotonic() - begun)
 
 
-@asynccontextmanager
-async def _serving(server: EscalateServer) -> AsyncIterator[asyncio.Task[None]]:
-    """Answer the call's execs within the block."""
-    serving = asyncio.create_task(server.serve())
-    try:
-        yield serving
-    finally:
-        serving.cancel()
-        await asyncio.gather(serving, return_exceptions=True)
+async def _ended(supervised: Supervision) -> None:
+    await asyncio.shield(asyncio.ensure_future(supervised.end()))
+
+
+async def _stopped(serving: asyncio.Task[None]) -> None:
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
 
 
 async def _see_out(

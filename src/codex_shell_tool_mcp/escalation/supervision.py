@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import sys
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,7 +24,7 @@ from codex_shell_tool_mcp.process.tree import end_left_by, reaped
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from codex_shell_tool_mcp.escalation.identity import Fingerprint
@@ -70,42 +70,46 @@ class Shell:
 
 
 class Supervision:
-    """A running supervisor. Made by :func:`waiting`; :meth:`begin` has it start its shell.
+    """A running supervisor and the call it has, if it has one. Made by :func:`waiting`; :meth:`begin` gives it one.
 
     Attributes:
-        rendezvous: Where the call's execs are asked about.
+        rendezvous: Where the call's execs are asked about; there once it has begun.
         output: What the call prints; there once it has begun.
         ended: How many processes were left when the call was ended; known once it was.
         answered: How many execs the supervisor has answered itself; known when the shell has ended, and at the end.
+        when_gone: Called when nothing more comes from the supervisor.
     """
+
+    rendezvous: Rendezvous
+    output: OutputCapture
+    when_gone: Callable[[], None] | None = None
 
     def __init__(
         self,
         process: subprocess.Popen[bytes],
         control: Channel,
-        rendezvous: Rendezvous,
-        output: int,
         group: Path | None,
     ) -> None:
         """Start reading the control channel on the running loop."""
-        loop = asyncio.get_running_loop()
-        self.rendezvous = rendezvous
-        self.ended = 0
-        self.answered = 0
-        self.output: OutputCapture
-        self._output = output
-        self._shell: Shell | None = None
         self._process = process
         self._control = control
         self._group = group
         self._sessions = itertools.count(1)
         self._spawning: dict[int, asyncio.Future[None]] = {}
+        self._finished: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._no_call_yet()
+        self._reader = control.listen(self._take)
+        self._reader.add_done_callback(self._read_out)
+
+    def _no_call_yet(self) -> None:
+        """Forget the last call, if there was one."""
+        loop = asyncio.get_running_loop()
+        self.ended = self.answered = 0
+        self._shell: Shell | None = None
+        self._idle = self._asked_to_keep = False
         self._started: asyncio.Future[None] = loop.create_future()
         self._exited: asyncio.Future[wire.Outcome | None] = loop.create_future()
         self._kept: asyncio.Future[int] = loop.create_future()
-        self._finished: asyncio.Future[int] = loop.create_future()
-        self._reader = control.listen(self._take)
-        self._reader.add_done_callback(self._read_out)
 
     async def begin(self, shell: Shell) -> None:
         """Start the shell, on a supervisor that waits.
@@ -116,29 +120,35 @@ class Supervision:
         """
         if self._reader.done():
             raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+        self._no_call_yet()
         self._shell = shell
         with suppress(ProcessLookupError):
             os.kill(self._process.pid, signal.SIGCONT)  # the script of another call may have stopped it
-        start = wire.Start(
-            cwd=os.fsencode(shell.workdir),
-            argv=(*_options(shell), b"--", *shell.command),
-            env=tuple(b"%s=%s" % pair for pair in shell.environment.items()),
-        )
-        try:
-            await self._control.send(start)
-        except LocalProtocolError:
-            raise too_long(shell.command) from None
-        self.output = OutputCapture(self._output, shell.max_output_bytes)
-        self._output = -1
+        with ExitStack() as theirs, ExitStack() as ours:
+            rendezvous, client = socket.socketpair(socket.AF_UNIX, _RENDEZVOUS)
+            ours.callback(rendezvous.close)
+            theirs.callback(client.close)
+            read_end, write_end = os.pipe2(os.O_CLOEXEC) if hasattr(os, "pipe2") else os.pipe()
+            ours.callback(os.close, read_end)
+            theirs.callback(os.close, write_end)
+            try:
+                await self._control.send(_start(shell, write_end, client.fileno()))
+            except LocalProtocolError:
+                raise too_long(shell.command) from None
+            ours.pop_all()
+        self.rendezvous = Rendezvous(rendezvous)
+        self.output = OutputCapture(read_end, shell.max_output_bytes)
 
-    def on_end(self, tell: Callable[[], None]) -> None:
-        """Have it told that nothing more comes from the supervisor."""
-        self._reader.add_done_callback(lambda _: tell())
+    def let_go(self) -> bool:
+        """Close what belongs to the call, if it is all over: nothing can be printed, asked or told any more.
 
-    @property
-    def is_over(self) -> bool:
-        """Whether the supervisor has said that nothing is left, and nothing more can be printed."""
-        return self._finished.done() and not self._finished.cancelled() and self.output.is_over
+        Returns:
+            Whether it was, and the supervisor waits for the next one.
+        """
+        over = self._idle and self.output.is_over and not self._spawning and not self._reader.done()
+        if over:
+            self.rendezvous.close()
+        return over
 
     async def shell_exit(self, *others: asyncio.Future[Any]) -> wire.Outcome | None:
         """How the shell ended; ``None`` if one of ``others`` is done first. For one caller.
@@ -236,10 +246,11 @@ class Supervision:
         Raises:
             ShellToolError: The supervisor is gone.
         """
-        if not self._finished.done():
+        if not self._kept.done():
             # If it cannot be sent, the supervisor has finished this very moment, or is gone: the channel's end tells.
             with suppress(LocalProtocolError, OSError):
                 await self._control.send(wire.Keep())
+                self._asked_to_keep = True
         return await asyncio.shield(self._kept)
 
     async def over(self) -> None:
@@ -268,16 +279,15 @@ class Supervision:
             self._reader.cancel()
             await asyncio.gather(self._reader, return_exceptions=True)
         self._control.close()
-        self.rendezvous.close()
+        if self._shell is not None:
+            self.rendezvous.close()
         clean = self._finished.done() and not self._finished.cancelled()
         # In a thread, for the loop must not wait; before the wait, which gives the session's number away.
         left = 0 if clean else await asyncio.to_thread(end_left_by, self._process, self._group)
         await reap(self._process)
         reaped(self._process)
         self.ended = self._finished.result() if clean else left
-        if self._output >= 0:
-            os.close(self._output)
-        else:
+        if self._shell is not None:
             await self.output.drain()  # what was printed before the end is still in the pipe
             self.output.close()
         for future in (self._started, self._exited, self._kept):
@@ -288,6 +298,8 @@ class Supervision:
 
     def _read_out(self, reader: asyncio.Future[None]) -> None:
         """Nothing more comes from the supervisor."""
+        if self.when_gone is not None:
+            self.when_gone()
         if reader.cancelled():
             self._lost("the supervisor of this call did not finish in time, and was ended")
             return
@@ -306,9 +318,11 @@ class Supervision:
                 _fail(self._exited, not_started)
             case wire.ShellExit(outcome=outcome):
                 _resolve(self._exited, outcome)
+            case wire.Idle():
+                self._idle = not self._asked_to_keep
+                _resolve(self._kept, 0)
             case wire.Finished(ended=ended):
                 _resolve(self._finished, ended)
-                self.ended = ended
                 _resolve(self._kept, 0)
                 self._lost("the supervisor of this call was told to end by a signal; nothing of the call is left")
             case wire.Kept(left=left):
@@ -369,28 +383,17 @@ def _fail(future: asyncio.Future[_T], error: Exception) -> None:
         future.set_exception(error)
 
 
-@asynccontextmanager
-async def supervised(shell: Shell, reserve: Reserve | None = None) -> AsyncIterator[Supervision]:
-    """Start a shell under a supervisor. However the block is left, nothing of the call is afterwards.
+async def supervision(shell: Shell, reserve: Reserve | None) -> Supervision:
+    """A supervisor that runs a shell. Whoever gets it has to :meth:`~Supervision.end` it.
 
     Args:
-        shell: What to start.
-        reserve: Where a supervisor may be waiting for it, and the next one is to.
+        shell: What to run.
+        reserve: Where one may be waiting.
 
     Raises:
         MissingBinaryError: The supervisor cannot be executed.
         UsageError: The script is too long.
     """
-    supervision = await _supervision(shell, reserve)
-    try:
-        if reserve is not None:
-            reserve.refill()
-        yield supervision
-    finally:
-        await asyncio.shield(asyncio.ensure_future(supervision.end()))
-
-
-async def _supervision(shell: Shell, reserve: Reserve | None) -> Supervision:
     ready = None if reserve is None else reserve.take()
     if ready is not None:
         with suppress(OSError):  # it was ended meanwhile, and has started nothing
@@ -401,13 +404,13 @@ async def _supervision(shell: Shell, reserve: Reserve | None) -> Supervision:
         raise ShellToolError(f"the call could not be started: {error.strerror}; too many may be running") from error
 
 
-async def _begun(supervision: Supervision, shell: Shell) -> Supervision:
+async def _begun(made: Supervision, shell: Shell) -> Supervision:
     try:
-        await supervision.begin(shell)
+        await made.begin(shell)
     except BaseException:
-        await asyncio.shield(asyncio.ensure_future(supervision.end()))
+        await asyncio.shield(asyncio.ensure_future(made.end()))
         raise
-    return supervision
+    return made
 
 
 def waiting(program: Path) -> Supervision:
@@ -417,30 +420,33 @@ def waiting(program: Path) -> Supervision:
         MissingBinaryError: It cannot be executed.
         OSError: There is no room for one more process, or for its descriptors.
     """
-    with ExitStack() as theirs, ExitStack() as ours:
-        control, control_theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        rendezvous, client = socket.socketpair(socket.AF_UNIX, _RENDEZVOUS)
-        for mine, other in ((control, control_theirs), (rendezvous, client)):
-            ours.callback(mine.close)
-            theirs.callback(other.close)
-        read_end, write_end = os.pipe2(os.O_CLOEXEC) if hasattr(os, "pipe2") else os.pipe()
-        ours.callback(os.close, read_end)
-        theirs.callback(os.close, write_end)
-        numbers = (control_theirs.fileno(), client.fileno())
+    with ExitStack() as stack:
+        control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        stack.callback(control.close)
         group = new_group()
-        process = spawn(
-            Spawn(
-                program=program,
-                arguments=(
-                    *(b"--control", b"%d" % numbers[0], b"--socket", b"%d" % numbers[1]),
-                    *(() if group is None else (b"--group", os.fsencode(group))),
-                    b"--wait",
-                ),
-                output=write_end,
-                inherited=numbers,
+        with theirs:
+            process = spawn(
+                Spawn(
+                    program=program,
+                    arguments=(
+                        *(b"--control", b"%d" % theirs.fileno()),
+                        *(() if group is None else (b"--group", os.fsencode(group))),
+                        b"--wait",
+                    ),
+                    inherited=(theirs.fileno(),),
+                )
             )
-        )  # fmt: skip
-        channel = Channel(control, wire.Connection(party=wire.Party.SERVER, state="waiting"), most=1)
-        supervision = Supervision(process, channel, Rendezvous(rendezvous), read_end, group)
-        ours.pop_all()
-        return supervision
+        stack.pop_all()
+        return Supervision(
+            process, Channel(control, wire.Connection(party=wire.Party.SERVER, state="waiting"), most=1), group
+        )
+
+
+def _start(shell: Shell, output: int, rendezvous: int) -> wire.Start:
+    return wire.Start(
+        cwd=os.fsencode(shell.workdir),
+        argv=(*_options(shell), b"--", *shell.command),
+        env=tuple(b"%s=%s" % pair for pair in shell.environment.items()),
+        output=output,
+        rendezvous=rendezvous,
+    )

@@ -733,26 +733,41 @@ class Answered(_Plain):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start(_Plain):
-    """To a supervisor that waits: the rest of its command line, and where and with what environment its shell runs."""
+class Start:
+    """To a supervisor that waits: the rest of its command line, where and with what environment its shell runs, what is
+    its stdout and stderr, and its end of the rendezvous."""
 
     TYPE: ClassVar[int] = 50
     LAYOUT: ClassVar[struct.Struct] = struct.Struct("<II")
     cwd: bytes
     argv: tuple[bytes, ...]
     env: tuple[bytes, ...]
+    output: int
+    rendezvous: int
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        return self.output, self.rendezvous
 
     def payload(self) -> bytes:
         return self.LAYOUT.pack(len(self.argv), len(self.env)) + _join((self.cwd, *self.argv, *self.env))
 
     @classmethod
     def parse(cls, payload: bytes, descriptors: tuple[int, ...]) -> Start:
-        _no_descriptors(descriptors)
+        _require(len(descriptors) == 2, "descriptors other than announced")
         argc, envc = _unpack(cls.LAYOUT, payload, exact=False)
         _require(argc <= MAX_STRINGS and envc <= MAX_STRINGS, "too many strings")
         cwd, *rest = _split(payload[cls.LAYOUT.size :], 1 + argc + envc)
         _require(cwd.startswith(b"/") and len(cwd) <= MAX_PATH, "cwd is not absolute, or longer than any")
-        return cls(cwd=cwd, argv=tuple(rest[:argc]), env=tuple(rest[argc:]))
+        output, rendezvous = descriptors
+        return cls(cwd=cwd, argv=tuple(rest[:argc]), env=tuple(rest[argc:]), output=output, rendezvous=rendezvous)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Idle(_Empty):
+    """The shell has ended and nothing is left; the next START may come."""
+
+    TYPE: ClassVar[int] = 51
 
 
 class Party(StrEnum):  # of str, for its members are looked up in the tables below with every frame
@@ -789,7 +804,13 @@ EXEC_SESSION: _Table = {
 
 # A supervisor that is told to end by a signal finishes without END, whatever the state.
 CONTROL_CHANNEL: _Table = {
-    "waiting": {(_V, Start): "start", (_U, Finished): "done", (_V, End): "ending"},
+    "waiting": {
+        (_V, Start): "start",
+        (_V, Standing): "waiting",  # crossed with IDLE on the way, as the next
+        (_V, Hold): "waiting",
+        (_U, Finished): "done",
+        (_V, End): "ending",
+    },
     "start": {
         (_U, ShellStarted): "running",
         (_U, ShellFailed): "failed",
@@ -815,6 +836,7 @@ CONTROL_CHANNEL: _Table = {
         (_U, Started): "shell ended",
         (_U, Ended): "shell ended",
         (_V, Keep): "keeping",
+        (_U, Idle): "waiting",
         (_U, Finished): "done",
         (_V, End): "ending",
     },
@@ -826,6 +848,7 @@ CONTROL_CHANNEL: _Table = {
         (_U, Started): "keeping",
         (_U, Ended): "keeping",
         (_U, Kept): "kept",
+        (_U, Idle): "waiting",  # crossed with KEEP on the way
         (_U, Finished): "done",
         (_V, End): "ending",
     },
@@ -849,6 +872,7 @@ CONTROL_CHANNEL: _Table = {
         (_U, Ended): "ending",
         (_U, ShellExit): "ending",
         (_U, Kept): "ending",
+        (_U, Idle): "ending",
         (_U, Finished): "done",
     },
     "done": {},
@@ -860,7 +884,7 @@ _FRAMES: Mapping[int, type[Frame]] = {
     for frame in (
         Request, Run, Escalate, Deny, Error, ExecFailed, Fds, Attributes, Signal, Stopped, Continued, Exit,
         Spawn, Started, Ended, ShellStarted, ShellFailed, ShellExit, End, Finished,
-        Keep, Kept, Standing, Hold, Answered, Start,
+        Keep, Kept, Standing, Hold, Answered, Start, Idle,
     )
 }  # fmt: skip
 

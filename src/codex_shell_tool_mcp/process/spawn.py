@@ -1,4 +1,4 @@
-"""Starting a call's supervisor: exactly the descriptors named, none of the server's."""
+"""Starting a supervisor: with exactly the descriptors named, none of the server's."""
 
 from __future__ import annotations
 
@@ -28,13 +28,11 @@ class Spawn:
     Attributes:
         program: Absolute path of the executable.
         arguments: Its argv from index 1.
-        output: Descriptor that becomes stdout and stderr; stdin is the null device.
         inherited: Descriptors kept under their own numbers.
     """
 
     program: Path
     arguments: Sequence[bytes]
-    output: int
     inherited: tuple[int, ...]
 
 
@@ -49,8 +47,8 @@ def spawn(what: Spawn) -> subprocess.Popen[bytes]:
             process = subprocess.Popen(
                 [os.fsencode(what.program), *what.arguments],
                 stdin=subprocess.DEVNULL,
-                stdout=what.output,
-                stderr=what.output,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
                 pass_fds=what.inherited,
                 umask=-1,
             )

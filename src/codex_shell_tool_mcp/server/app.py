@@ -137,11 +137,10 @@ class ShellServer:
     states: sandbox_state.SandboxStates = field(init=False)
     rules: RulesInForce = field(init=False)
     background: BackgroundCalls = field(default_factory=BackgroundCalls)
-    reserve: Reserve = field(init=False)
+    reserve: Reserve = field(default_factory=Reserve)
 
     def __post_init__(self) -> None:
         """No state has been sent yet."""
-        self.reserve = Reserve(self.settings.programs.supervisor)
         self.states = sandbox_state.SandboxStates(default=self.settings.default_sandbox)
         self.rules = RulesInForce(self.settings.rules)
 
