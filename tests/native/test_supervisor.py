@@ -559,7 +559,7 @@ def test_what_comes_too_late_ends_one_that_waits(late: wire.Frame) -> None:
         assert call.process.wait(PATIENCE) == 1
 
 
-def test_an_answer_that_comes_too_late_stands_in_no_later_call() -> None:
+def test_an_answer_that_comes_too_late_stands_in_no_later_call(tmp_path: Path) -> None:
     """It may cross IDLE on the way, and names what the next call may ask for as well."""
     program = Path("/bin/true").resolve()
     status = program.stat()
@@ -577,17 +577,17 @@ def test_an_answer_that_comes_too_late_stands_in_no_later_call() -> None:
         file=os.fsencode(program),
         resolved=os.fsencode(program),
     )
-    ask = f'"$W" {program} true'
+    ask, go = f'"$W" {program} true', tmp_path / "go"
+    waits = f"until [ -e {go} ]; do sleep 0.01; done; {ask}; echo $?"
     env = (b"W=" + os.fsencode(built().wrapper),)
     with supervised([], waiting=True) as call:
         for in_time in (True, False):
-            call.start(
-                "--standing", "--", "/bin/sh", "sh", "-c", f"read x; {ask}; echo $?" if in_time else ask, env=env
-            )
+            call.start("--standing", "--", "/bin/sh", "sh", "-c", waits if in_time else ask, env=env)
             if in_time:
                 call.expect(wire.ShellStarted)
                 call.send(late)
-                call.expect(wire.ShellExit)  # its stdin is at its end: nobody has to be asked
+                go.touch()
+                call.expect(wire.ShellExit)  # nobody had to be asked
                 assert call.printed() == b"0\n"
             else:
                 service, _ = call.accept()
