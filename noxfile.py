@@ -175,6 +175,12 @@ def lint(session: nox.Session) -> None:
         python(session, *groups, arguments=("-m", *arguments))
 
 
+@nox.session(requires=["pack"])
+def installs(session: nox.Session) -> None:
+    """Install the package with npm 10, 11, 12 and pnpm in every way people do, also offline, and call the tool."""
+    python(session, "release", environments.PROJECT, "publish", arguments=("-m", "shell_tool_release.installs"))
+
+
 @nox.session
 def workflows(session: nox.Session) -> None:
     """Check the workflows and the shell scripts with zizmor, actionlint, their schema and shellcheck."""

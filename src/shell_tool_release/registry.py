@@ -104,7 +104,7 @@ class Registry:
     """verdaccio on a free port of 127.0.0.1, with nothing in it."""
 
     def __init__(self, workspace: Workspace, cache: Path, folder: Path, tools: Path) -> None:
-        self._installed = _installed(workspace.root / "packaging" / "registry", cache, folder, tools)
+        self._installed = installed(workspace.root / "packaging" / "registry", cache, folder, tools)
         self._folder = folder
         self._tools = tools
         self._process: subprocess.Popen[bytes] | None = None
@@ -162,8 +162,8 @@ class Registry:
         self._process = None
 
 
-def _installed(locked: Path, cache: Path, scratch: Path, tools: Path) -> Path:
-    """The folder with verdaccio's ``node_modules``, installed once for this lock file."""
+def installed(locked: Path, cache: Path, scratch: Path, tools: Path) -> Path:
+    """A folder with the ``node_modules`` that the lock file in ``locked`` names, installed once."""
     hashes = {name: file_sha256(locked / name) for name in LOCKED}
 
     def install(folder: Path) -> None:
@@ -183,7 +183,7 @@ def _installed(locked: Path, cache: Path, scratch: Path, tools: Path) -> Path:
             check=False,
         )
         if done.returncode:
-            raise BuildError(f"npm could not install the local registry (status {done.returncode}):\n{done.stdout}")
+            raise BuildError(f"npm could not install {locked.name} (status {done.returncode}):\n{done.stdout}")
 
     return entry(cache, Key.of("registry", format=1, locked=hashes), install).path
 

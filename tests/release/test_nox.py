@@ -40,6 +40,7 @@ NAMES = {
     "refresh",
     "try_wheel",
     "publish_check",
+    "installs",
     "version",
     "handover",
     "assemble",
