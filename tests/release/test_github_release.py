@@ -87,7 +87,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
     made = Fake(tmp_path / "github")
     program = tmp_path / "bin" / "gh"
     program.parent.mkdir()
-    program.write_text(GH.replace("/usr/bin/env python3", sys.executable))
+    program.write_text(GH.replace("/usr/bin/env python3", f"{sys.executable} -IS"))
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(program.parent), prepend=":")
     monkeypatch.setenv("FAKE_GITHUB", str(made.root))

@@ -89,7 +89,7 @@ class Fake:
         self.file = folder / "registry.json"
         (folder / "bin").mkdir()
         program = folder / "bin" / "npm"
-        program.write_text(NPM.replace("/usr/bin/env python3", sys.executable))
+        program.write_text(NPM.replace("/usr/bin/env python3", f"{sys.executable} -IS"))
         program.chmod(0o755)
         self.path = f"{folder / 'bin'}:{os.environ['PATH']}"
         self.environ = {**os.environ, "PATH": self.path, "FAKE_REGISTRY": str(self.file)}
