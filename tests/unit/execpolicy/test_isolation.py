@@ -87,6 +87,13 @@ HOSTILE = {
     "an endless loop": "for x in range(1 << 30):\n    for y in range(1 << 30):\n        pass",
     "an endless comprehension": "x = [1 for x in range(1 << 30) for y in range(1 << 30) if False]",
     "rules without end": 'for x in range(1 << 30):\n    prefix_rule(["a" * 1000])',
+    "a list of a range": "x = list(range(1 << 30))",
+    "a sorted range": "x = sorted(range(1 << 28), reverse = True)",
+    "a growing dictionary": "x = {n: [n] for n in range(1 << 28)}",
+    "a huge replacement": 'x = ("a" * (1 << 14)).replace("a", "a" * (1 << 20))',
+    "a huge join": 'x = ("a" * (1 << 15)).join(["b"] * (1 << 15))',
+    "alternatives without end": "prefix_rule([[str(n) for n in range(1 << 26)]])",
+    "examples without end": 'prefix_rule(["a"], match = ["a %d" % n for n in range(1 << 26)])',
     "a deep list as an argument": "x = []\nfor _ in range(100000):\n    x = [x]\nprefix_rule([str(x)])",
 }
 
@@ -102,6 +109,42 @@ def test_hostile_files_are_bad_files(name: str, monkeypatch: pytest.MonkeyPatch)
         evaluate([good, hostile, good], limits)
     assert time.monotonic() - began < 15
     assert evaluate([good]).prefix_rules
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            f"{name}(1)"
+            for name in (
+                "open",
+                "exec",
+                "eval",
+                "compile",
+                "input",
+                "globals",
+                "locals",
+                "vars",
+                "__import__",
+                "system",
+            )
+        ),
+        *(f"{name}.system('touch /')" for name in ("os", "sys", "subprocess", "ctypes", "builtins", "starlark")),
+        *(f"emit_{name}" for name in ("", "SECRET")),
+        "prefix_rule.__globals__",
+        "prefix_rule.__class__.__mro__",
+        '"".__class__',
+        'getattr(prefix_rule, "__code__")',
+        'load("builtins", "make_SECRET")',
+        'load("/etc/passwd", "x")',
+        "from os import fork",
+        "import os",
+    ],
+)
+def test_a_file_reaches_nothing_but_the_builtins(text: str, run: Callable[..., Policy]) -> None:
+    """No name, no attribute and no module leads from a rules file to Python, to files or to processes."""
+    with pytest.raises(PolicyError, match=r"^/rules/0\.rules:1:\d+: starlark error: "):
+        run(text)
 
 
 def test_recursion_is_an_error_of_the_language(run: Callable[..., Policy]) -> None:

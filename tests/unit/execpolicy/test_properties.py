@@ -6,12 +6,15 @@ The rules go through the parser, so that these are properties of the language an
 from __future__ import annotations
 
 import json
+import posixpath
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random  # noqa: TC003 - hypothesis looks at the annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from codex_shell_tool_mcp.execpolicy.check import to_json
 from codex_shell_tool_mcp.execpolicy.codec import decode_files, encode_files
 from codex_shell_tool_mcp.execpolicy.decision import Decision
 from codex_shell_tool_mcp.execpolicy.parser import PolicyParser
@@ -137,6 +140,16 @@ def test_adding_a_stricter_rule_never_loosens(
 
 
 @EXAMPLES
+@given(FILES, HOSTS, calls(("forbidden",)), COMMANDS, st.booleans())
+def test_adding_a_forbidden_never_loosens_what_check_says(
+    files: list[list[Call]], hosts: dict[str, list[str]], added: Call, command: tuple[str, ...], resolve: bool
+) -> None:
+    before = check(policy(files, hosts), command, resolve=resolve)
+    after = check(policy([*files, [added]], hosts), command, resolve=resolve)
+    assert after == before or after is Decision.FORBIDDEN
+
+
+@EXAMPLES
 @given(FILES, HOSTS, calls(("allow",)), EXECS)
 def test_adding_an_allow_never_weakens_a_prompt_or_forbidden(
     files: list[list[Call]], hosts: dict[str, list[str]], added: Call, question: Exec
@@ -204,6 +217,103 @@ def test_the_deciding_match_has_the_decision_and_the_longest_prefix(
         ]
         assert len(deciding.matched_prefix) == max(lengths)
         assert deciding.source
+
+
+# A second implementation of the language's decisions, naive and straight from its description: every rule is written
+# out without alternatives, every rule is tried on every command. What it shares with the first is nothing.
+
+
+@dataclass(frozen=True)
+class Hit:
+    prefix: tuple[str, ...]
+    decision: str
+    resolved: str | None
+
+
+def reference(
+    files: list[list[Call]], hosts: dict[str, list[str]], command: tuple[str, ...], *, resolve: bool
+) -> list[Hit]:
+    """Exactly one hit for each alternative of the first place whose rule matches, in the order written."""
+
+    def hits(words: tuple[str, ...], resolved: str | None) -> list[Hit]:
+        return [
+            Hit(words[: len(call.pattern)], call.decision, resolved)
+            for file in files
+            for call in file
+            for program in ([call.pattern[0]] if isinstance(call.pattern[0], str) else call.pattern[0])
+            if any(
+                words[: len(single.pattern)] == single.pattern
+                for single in expanded(Call((program, *call.pattern[1:]), call.decision))
+            )
+        ]
+
+    found = hits(command, None)
+    if found or not resolve:
+        return found
+    path = posixpath.normpath(posixpath.join(Path.cwd(), command[0]))
+    name = posixpath.basename(path)
+    if name in hosts and path not in [f"{folder}/{name}" for folder in hosts[name]]:
+        return []
+    return hits((name, *command[1:]), path)
+
+
+@settings(max_examples=100, deadline=None)
+@given(FILES, HOSTS, COMMANDS, st.booleans(), st.booleans())
+def test_check_agrees_with_a_naive_second_implementation(
+    files: list[list[Call]], hosts: dict[str, list[str]], command: tuple[str, ...], resolve: bool, some: bool
+) -> None:
+    texts = "\n".join(call.text() for file in files for call in file) + "".join(
+        f"\nhost_executable({json.dumps(name)}, {json.dumps([f'{folder}/{name}' for folder in folders])})"
+        for name, folders in hosts.items()
+    )
+    # As `execpolicy check` asks, which wants to hear of some programs only, and as a server does.
+    programs = [command[0], posixpath.basename(command[0])] if some else None
+    parser = PolicyParser(programs=programs)
+    parser.parse("x", texts)
+    raw = to_json(parser.build().matches(command, resolve_host_executables=resolve))
+    hits = reference(files, hosts, command, resolve=resolve)
+    assert raw["matchedRules"] == [
+        {
+            "prefixRuleMatch": {
+                "matchedPrefix": list(hit.prefix),
+                "decision": hit.decision,
+                **({} if hit.resolved is None else {"resolvedProgram": hit.resolved}),
+            }
+        }
+        for hit in hits
+    ]
+    order = ["allow", "prompt", "forbidden"]
+    assert raw.get("decision") == max((hit.decision for hit in hits), key=order.index, default=None)
+
+
+def reference_exec(files: list[list[Call]], hosts: dict[str, list[str]], question: Exec) -> str | None:
+    """What interception makes of it by the rules' documentation; ``None``: no rule."""
+    paths = [path for path in (question.program, question.resolved) if path is not None]
+    names = [] if question.preserve else [posixpath.basename(path) for path in paths]
+    exact = {
+        first: {hit.decision for hit in reference(files, hosts, (first, *question.arguments), resolve=False)}
+        for first in (*paths, *names)
+    }
+    for word in ("forbidden", "prompt"):
+        if any(word in decisions for decisions in exact.values()):
+            return word
+    if "allow" in exact[question.program]:
+        return "allow"
+    if question.preserve or not question.name_may_allow or exact[question.program]:
+        return None
+    name = posixpath.basename(question.program)
+    listed = hosts.get(name)
+    may = listed is None or question.program in [f"{folder}/{name}" for folder in listed]
+    return "allow" if may and "allow" in exact[name] else None
+
+
+@settings(max_examples=100, deadline=None)
+@given(FILES, HOSTS, EXECS)
+def test_interception_agrees_with_a_naive_second_implementation(
+    files: list[list[Call]], hosts: dict[str, list[str]], question: Exec
+) -> None:
+    found = decide(policy(files, hosts), question)
+    assert (found.decision.word if found.by_rule else None) == reference_exec(files, hosts, question)
 
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=8)
