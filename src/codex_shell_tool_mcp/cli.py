@@ -12,7 +12,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from codex_shell_tool_mcp import frozen_environment
 from codex_shell_tool_mcp.errors import ShellToolError, UsageError
@@ -27,6 +27,10 @@ PROGRAM = "codex-exec-mcp-server"
 
 EVALUATE_RULES = "--evaluate-rules-file"
 """First argument by which a frozen server becomes the rules evaluator; see ``execpolicy/isolation.py``."""
+
+ShellName = Literal["bash", "zsh"]
+SHELLS: tuple[ShellName, ...] = get_args(ShellName)
+"""Values of ``--shell``. A test holds them equal to those of ``shells/catalog.py``."""
 
 SANDBOXES = ("read-only", "workspace-write", "danger-full-access")
 """Values of ``--sandbox``; their meaning is in ``sandbox/spec.py``."""
@@ -58,7 +62,9 @@ class Options:
 
     Attributes:
         execve: The wrapper, if named.
-        bash: The patched shell, if named.
+        shell: What runs the scripts.
+        bash: The patched bash, if named.
+        zsh: The patched zsh, if named.
         supervisor: The supervisor, if named.
         preserve_program_paths: Rules match whole paths only.
         sandbox: Policy while the client has sent none.
@@ -69,7 +75,9 @@ class Options:
     """
 
     execve: Path | None = None
+    shell: ShellName = "bash"
     bash: Path | None = None
+    zsh: Path | None = None
     supervisor: Path | None = None
     preserve_program_paths: bool = False
     sandbox: str = SANDBOXES[0]
@@ -111,11 +119,7 @@ def parser() -> argparse.ArgumentParser:
         "mistakes in them, execpolicy allow --help writes one; verify --help compares an installed package with its "
         "manifest.",
     )
-    made.add_argument("--execve", type=Path, metavar="PATH", help="the exec wrapper (default: the one shipped)")
-    made.add_argument(
-        "--bash", type=Path, metavar="PATH", help="the patched bash (default: CODEX_BASH_PATH, else the one shipped)"
-    )
-    made.add_argument("--supervisor", type=Path, metavar="PATH", help="the supervisor (default: the one shipped)")
+    _add_program_options(made)
     _add_rules_options(made)
     made.add_argument(
         "--sandbox",
@@ -139,6 +143,22 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--version", action="version", version=f"{PROGRAM} {VERSION}")
     return made
+
+
+def _add_program_options(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--execve", type=Path, metavar="PATH", help="the exec wrapper (default: the one shipped)")
+    made.add_argument(
+        "--bash", type=Path, metavar="PATH", help="the patched bash (default: CODEX_BASH_PATH, else the one shipped)"
+    )
+    made.add_argument(
+        "--zsh", type=Path, metavar="PATH", help="the patched zsh (default: CODEX_ZSH_PATH, else the one shipped)"
+    )
+    made.add_argument(
+        "--shell",
+        choices=SHELLS,
+        help="what runs the scripts (default: bash; zsh where --zsh is given and --bash is not)",
+    )
+    made.add_argument("--supervisor", type=Path, metavar="PATH", help="the supervisor (default: the one shipped)")
 
 
 def _add_rules_options(made: argparse.ArgumentParser) -> None:
@@ -167,7 +187,9 @@ def parse(arguments: Sequence[str]) -> Options:
     found = parser().parse_args(arguments)
     return Options(
         execve=found.execve,
+        shell=found.shell or ("zsh" if found.zsh and not found.bash else SHELLS[0]),
         bash=found.bash,
+        zsh=found.zsh,
         supervisor=found.supervisor,
         preserve_program_paths=found.preserve_program_paths,
         sandbox=found.sandbox,
@@ -277,7 +299,9 @@ def _serve(options: Options) -> int:
     )
     rules.refresh(rules.cwd)
     programs = find_programs(
+        shell=options.shell,
         bash=options.bash,
+        zsh=options.zsh,
         execve=options.execve,
         supervisor=options.supervisor,
         environ=environment,

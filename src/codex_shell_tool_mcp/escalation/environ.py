@@ -28,11 +28,14 @@ _SHELL = frozenset(
 )
 """bash(1): files a shell reads and code it runs before its script, and how it splits the script's words."""
 
+_ZSH = frozenset({b"ZDOTDIR", b"FPATH", b"NULLCMD", b"READNULLCMD", b"PROMPT4"})
+"""zshparam(1): where zsh finds the files it reads before any script, and functions; commands of its redirections."""
+
 _SHELL_FUNCTION_PREFIX = b"BASH_FUNC_"
 """bash(1): exported functions, which replace commands."""
 
 
-_DROPPED = WRAPPER_VARIABLES | SANDBOX_MARKERS | _LOADER | _SHELL
+_DROPPED = WRAPPER_VARIABLES | SANDBOX_MARKERS | _LOADER | _SHELL | _ZSH
 _DROPPED_PREFIXES = (*_LOADER_PREFIXES, _SHELL_FUNCTION_PREFIX)
 
 

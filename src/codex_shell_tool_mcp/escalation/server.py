@@ -67,7 +67,7 @@ async def run_escalate_server(
             policy=deciding,
             supervision=supervised,
             writable=confined.writable,
-            shell=shell_program.path,
+            shell=shell_program.of_plain_scripts,
         )
         serving = asyncio.create_task(server.serve())
         stack.push_async_callback(_stopped, serving)

@@ -162,9 +162,8 @@ class ShellServer:
         self, _context: ServerRequestContext[Any, Any], _params: PaginatedRequestParams | None
     ) -> ListToolsResult:
         """One tool."""
-        tool = Tool(
-            name=shell_tool.NAME, description=shell_tool.DESCRIPTION, input_schema=dict(shell_tool.INPUT_SCHEMA)
-        )
+        schema = shell_tool.input_schema(self.settings.programs.shell.shell)
+        tool = Tool(name=shell_tool.NAME, description=shell_tool.DESCRIPTION, input_schema=schema)
         return ListToolsResult(tools=[tool])
 
     async def call_tool(self, context: ServerRequestContext[Any, Any], params: CallToolRequestParams) -> CallToolResult:

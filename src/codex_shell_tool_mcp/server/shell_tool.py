@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from codex_shell_tool_mcp.escalation.params import ExecRecord, ExecResult
+    from codex_shell_tool_mcp.shells.catalog import ShellName
 
 NAME = "shell"
 
@@ -55,6 +56,16 @@ INPUT_SCHEMA: dict[str, object] = {
     "required": ["command", "workdir"],
 }
 """As the original puts it on the wire: optional values are one type plus ``nullable``."""
+
+
+def input_schema(shell: ShellName) -> dict[str, object]:
+    """What the tool takes, naming the shell that runs the scripts; for bash it is :data:`INPUT_SCHEMA`."""
+    if shell == "bash":
+        return dict(INPUT_SCHEMA)
+    text = json.dumps(INPUT_SCHEMA).replace("bash", shell).replace("Bash", shell)
+    made: dict[str, object] = json.loads(text)
+    return made
+
 
 MAX_TIMEOUT_MS = 2**64 - 1
 """``uint64``, as the schema says."""

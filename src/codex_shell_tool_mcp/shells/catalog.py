@@ -9,7 +9,7 @@ import tomllib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from codex_shell_tool_mcp.errors import MissingBinaryError
 
@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 
 TABLE = Path(__file__).with_name("variants.toml")
 
-BASH_VARIABLE = b"CODEX_BASH_PATH"
-"""Names the patched bash where ``--bash`` does not; the original's name."""
+ShellName = Literal["bash", "zsh"]
+SHELLS: tuple[ShellName, ...] = get_args(ShellName)
+"""The shells that scripts can be run by; the first is the default."""
+
+VARIABLES: Mapping[ShellName, bytes] = {"bash": b"CODEX_BASH_PATH", "zsh": b"CODEX_ZSH_PATH"}
+"""Names the patched shell where ``--bash`` or ``--zsh`` does not; the first is the original's name."""
 
 OVERRIDDEN = "given"
 """Variant of a shell that was named by the user."""
@@ -30,6 +34,9 @@ _TRIAL_SECONDS = 10.0
 _RUNS_UNPATCHED, _RUNS_PATCHED = 41, 40
 _TRIAL = f'"$0" -c : 2>/dev/null; if [ $? -eq 0 ]; then exit {_RUNS_UNPATCHED}; else exit {_RUNS_PATCHED}; fi'
 """Run with a wrapper that cannot be executed: a patched shell then starts nothing, any other does not notice."""
+
+_TRIAL_OPTIONS: Mapping[ShellName, str] = {"bash": "-p", "zsh": "-f"}
+"""No start-up files and no functions from the environment, whatever the user's look like."""
 
 _TRIAL_ENVIRONMENT = {b"PATH": b"/usr/bin:/bin", b"EXEC_WRAPPER": b"/dev/null/no-wrapper"}
 
@@ -61,10 +68,17 @@ class ShellProgram:
     Attributes:
         path: Absolute path of the executable.
         variant: Its row's ``variant``, or :data:`OVERRIDDEN`.
+        shell: Which shell it is.
     """
 
     path: Path
     variant: str
+    shell: ShellName = "bash"
+
+    @property
+    def of_plain_scripts(self) -> Path:
+        """Who runs a script without ``#!``: bash does, zsh hands it to sh (zshmisc(1), "Command Execution")."""
+        return self.path if self.shell == "bash" else Path("/bin/sh")
 
 
 @cache
@@ -90,16 +104,15 @@ def host_target(system: str = sys.platform, machine: str | None = None) -> str:
     return target
 
 
-def trial(shell: Path) -> str | None:
+def trial(path: Path, shell: ShellName = "bash") -> str | None:
     """Try a shell on this host; ``None`` if it runs and carries the patch, else what is wrong with it."""
-    if not shell.is_file():
-        return "a directory" if shell.is_dir() else "no such file"
-    if not os.access(shell, os.X_OK):
+    if not path.is_file():
+        return "a directory" if path.is_dir() else "no such file"
+    if not os.access(path, os.X_OK):
         return "not executable"
     try:
-        # -p: no start-up files and no functions from the environment, whatever the user's look like.
         ran = subprocess.run(
-            [shell, "-p", "-c", _TRIAL, shell],
+            [path, _TRIAL_OPTIONS[shell], "-c", _TRIAL, path],
             env=_TRIAL_ENVIRONMENT,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -127,14 +140,14 @@ def choose_shell(
     environ: Mapping[bytes, bytes],
     vendor: Path | None,
     target: str | None = None,
-    shell: str = "bash",
+    shell: ShellName = "bash",
 ) -> ShellProgram:
-    """The first shell that works: ``given``, else ``CODEX_BASH_PATH``, else the table's rows for this host in order.
+    """The first that works: ``given``, else the variable's, else those of the table's rows for this host in order.
 
     One that was named and does not work is an error; it is never replaced by another.
 
     Args:
-        given: The ``--bash`` option.
+        given: The ``--bash`` or ``--zsh`` option.
         environ: Where the variable is looked up.
         vendor: The folder of vendored programs, or ``None`` where there is none.
         target: The host's name in the table.
@@ -143,33 +156,33 @@ def choose_shell(
     Raises:
         MissingBinaryError: None works; the text lists every place that was looked at, and what is wrong there.
     """
-    named = _named(given, environ)
+    named = _named(given, environ, shell)
     if named is not None:
         path, origin = named
-        wrong = trial(path)
+        wrong = trial(path, shell)
         if wrong is None:
-            return ShellProgram(path=path, variant=OVERRIDDEN)
+            return ShellProgram(path=path, variant=OVERRIDDEN, shell=shell)
         raise MissingBinaryError(f"no usable shell: {origin} is {path}: {wrong}")
     rows = [row for row in variants() if (row.target, row.shell) == (target or host_target(), shell)]
     found = _vendored(rows, vendor)
     tried: list[str] = []
     for row, path in found:
-        wrong = trial(path)
+        wrong = trial(path, shell)
         if wrong is None:
-            return ShellProgram(path=path, variant=row.variant)
+            return ShellProgram(path=path, variant=row.variant, shell=shell)
         tried.append(f"{path}: {wrong}")
     where = "; ".join(tried) or "there is no vendor folder"
     raise MissingBinaryError(
-        f"no usable shell: {where}; build one with nox, reinstall the package, or name a patched bash with --bash "
-        f"or {BASH_VARIABLE.decode()}"
+        f"no usable shell: {where}; build one with nox, reinstall the package, or name a patched {shell} with "
+        f"--{shell} or {VARIABLES[shell].decode()}"
     )
 
 
-def _named(given: Path | None, environ: Mapping[bytes, bytes]) -> tuple[Path, str] | None:
+def _named(given: Path | None, environ: Mapping[bytes, bytes], shell: ShellName) -> tuple[Path, str] | None:
     if given is not None:
-        return given.absolute(), "--bash"
-    value = environ.get(BASH_VARIABLE)
-    return (Path(os.fsdecode(value)).absolute(), BASH_VARIABLE.decode()) if value else None
+        return given.absolute(), f"--{shell}"
+    value = environ.get(VARIABLES[shell])
+    return (Path(os.fsdecode(value)).absolute(), VARIABLES[shell].decode()) if value else None
 
 
 def _vendored(rows: Sequence[Variant], vendor: Path | None) -> Iterator[tuple[Variant, Path]]:

@@ -5,7 +5,7 @@
     vendor/<target>/server/codex-exec-mcp-server       the frozen server, with codex-execve-wrapper-py beside it
     vendor/<target>/bin/codex-execve-wrapper
     vendor/<target>/bin/codex-shell-supervisor
-    vendor/<target>/bash/<variant>/bash
+    vendor/<target>/<shell>/<variant>/<shell>
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codex_shell_tool_mcp.errors import MissingBinaryError
-from codex_shell_tool_mcp.shells.catalog import ShellProgram, choose_shell, host_target
+from codex_shell_tool_mcp.shells.catalog import ShellName, ShellProgram, choose_shell, host_target
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,6 +60,8 @@ def find_programs(
     supervisor: Path | None,
     environ: Mapping[bytes, bytes],
     frozen: bool,
+    shell: ShellName = "bash",
+    zsh: Path | None = None,
 ) -> Programs:
     """Find every program; the options win over the vendor folder.
 
@@ -73,7 +75,7 @@ def find_programs(
     return Programs(
         wrapper=_executable("--execve", execve, folder, wrappers),
         supervisor=_executable("--supervisor", supervisor, folder, ("bin/codex-shell-supervisor",)),
-        shell=choose_shell(given=bash, environ=environ, vendor=vendor),
+        shell=choose_shell(given={"bash": bash, "zsh": zsh}[shell], environ=environ, vendor=vendor, shell=shell),
     )
 
 

@@ -17,6 +17,7 @@ from codex_shell_tool_mcp.errors import ShellToolError
 from codex_shell_tool_mcp.execpolicy import heuristics
 from codex_shell_tool_mcp.execpolicy.isolation import EVALUATE_ARGUMENT
 from codex_shell_tool_mcp.sandbox.spec import DEFAULT_POLICIES
+from codex_shell_tool_mcp.shells import catalog
 from codex_shell_tool_mcp.version import VERSION
 from support import sources
 
@@ -44,6 +45,23 @@ def test_rules_and_what_is_unmatched() -> None:
     found = cli.parse(["--rules", "a", "--rules=/b", "--unmatched", "deny"])
     assert (found.rules, found.unmatched) == ((Path("a"), Path("/b")), "deny")
     assert cli.UNMATCHED == heuristics.UNMATCHED
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shell"),
+    [
+        ([], "bash"),
+        (["--shell", "zsh"], "zsh"),
+        (["--zsh", "z"], "zsh"),
+        (["--zsh", "z", "--bash", "b"], "bash"),
+        (["--zsh", "z", "--bash", "b", "--shell", "zsh"], "zsh"),
+        (["--zsh", "z", "--shell", "bash"], "bash"),
+    ],
+)
+def test_which_shell(arguments: list[str], shell: str) -> None:
+    assert cli.parse(arguments).shell == shell
+    assert cli.parse(["--zsh", "z"]).zsh == Path("z")
+    assert cli.SHELLS == catalog.SHELLS
 
 
 def test_no_approval_timeout() -> None:
@@ -100,7 +118,16 @@ def test_help_names_every_option_and_fits_a_terminal(capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     text = capsys.readouterr().out
-    words = ("--execve", "--bash", "--supervisor", "--preserve-program-paths", "--sandbox", "--max-output-bytes")
+    words = (
+        "--execve",
+        "--bash",
+        "--zsh",
+        "--shell",
+        "--supervisor",
+        "--preserve-program-paths",
+        "--sandbox",
+        "--max-output-bytes",
+    )
     for word in (*words, "--rules", "--unmatched", "execpolicy check", "default: 1048576"):
         assert word in text
 

@@ -195,3 +195,12 @@ def test_bytes_that_are_no_text_do_not_break_the_answer() -> None:
     told = json.loads(shell_tool.result_text(result, {}))
     assert told["decisions"][0]["command"] == r"/usr/bin/x $'\xff'"
     assert told["decisions"][0]["reason"] == "?"
+
+
+def test_schema_names_the_shell() -> None:
+    assert shell_tool.input_schema("bash") == shell_tool.INPUT_SCHEMA
+    properties = shell_tool.input_schema("zsh")["properties"]
+    assert isinstance(properties, dict)
+    assert properties["command"]["description"] == "The zsh string to execute."
+    assert properties["login"]["description"] == "Launch zsh with -lc instead of -c: defaults to true."
+    assert "bash" not in str(properties)

@@ -148,3 +148,40 @@ def test_the_trial_reads_nobodys_start_up_files(tmp_path: Path, monkeypatch: pyt
     assert not marker.exists()
     subprocess.run(["/bin/bash", "-c", ":"], check=True)
     assert marker.exists()  # or the test would show nothing
+
+
+class TestZsh:
+    """The same rules, with its own option, variable and rows."""
+
+    def zsh_at(self, vendor: Path, variant: str) -> Path:
+        return vendor / "linux-x64" / "zsh" / variant / "zsh"
+
+    def choose(
+        self, vendor: Path | None, given: Path | None = None, environ: dict[bytes, bytes] | None = None
+    ) -> ShellProgram:
+        return choose_shell(given=given, environ=environ or {}, vendor=vendor, target="linux-x64", shell="zsh")
+
+    def test_its_rows_in_order(self, vendor: Path) -> None:
+        program(shell_at(vendor, "gnu"))
+        program(self.zsh_at(vendor, "gnu"), WRONG_LIBC)
+        program(self.zsh_at(vendor, "musl"))
+        assert self.choose(vendor) == ShellProgram(path=self.zsh_at(vendor, "musl"), variant="musl", shell="zsh")
+
+    def test_its_variable_and_not_bashs(self, vendor: Path, tmp_path: Path) -> None:
+        own = program(tmp_path / "own")
+        found = self.choose(vendor, environ={b"CODEX_ZSH_PATH": bytes(own), b"CODEX_BASH_PATH": b"/nowhere"})
+        assert found == ShellProgram(path=own, variant=OVERRIDDEN, shell="zsh")
+
+    def test_its_option_wins(self, vendor: Path, tmp_path: Path) -> None:
+        own = program(tmp_path / "own")
+        assert self.choose(vendor, given=own, environ={b"CODEX_ZSH_PATH": b"/nowhere"}).path == own
+
+    def test_what_is_wrong_is_told_with_its_names(self, vendor: Path, tmp_path: Path) -> None:
+        with pytest.raises(MissingBinaryError, match=r"no usable shell: --zsh is .*/gone: no such file"):
+            self.choose(vendor, given=tmp_path / "gone")
+        with pytest.raises(MissingBinaryError, match=r"/zsh/gnu/zsh: no such file; .* with --zsh or CODEX_ZSH_PATH$"):
+            self.choose(vendor)
+
+    def test_who_runs_plain_scripts(self, tmp_path: Path) -> None:
+        assert ShellProgram(path=tmp_path, variant="gnu").of_plain_scripts == tmp_path
+        assert ShellProgram(path=tmp_path, variant="gnu", shell="zsh").of_plain_scripts == Path("/bin/sh")

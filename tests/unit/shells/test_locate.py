@@ -30,8 +30,13 @@ def vendor(tmp_path: Path) -> Path:
 
 
 def find(vendor: Path, **options: Path | None) -> Programs:
-    named: dict[str, Path | None] = {"bash": None, "execve": None, "supervisor": None, **options}
-    return find_programs(**named, environ={b"CODEX_SHELL_TOOL_MCP_VENDOR": bytes(vendor)}, frozen=False)
+    return find_programs(
+        bash=options.get("bash"),
+        execve=options.get("execve"),
+        supervisor=options.get("supervisor"),
+        environ={b"CODEX_SHELL_TOOL_MCP_VENDOR": bytes(vendor)},
+        frozen=False,
+    )
 
 
 def test_everything_is_found(vendor: Path) -> None:
@@ -106,3 +111,15 @@ def test_a_checkout_has_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     (tmp_path / "vendor").mkdir()
     assert vendor_folder({}, frozen=False) == tmp_path / "vendor"
     assert vendor_folder({b"CODEX_SHELL_TOOL_MCP_VENDOR": b""}, frozen=False) == tmp_path / "vendor"
+
+
+def test_zsh_is_found_when_asked_for(vendor: Path, tmp_path: Path) -> None:
+    variant = next(row.variant for row in variants() if (row.target, row.shell) == (host_target(), "zsh"))
+    shipped = program(vendor / host_target() / "zsh" / variant / "zsh")
+    own = program(tmp_path / "own")
+    environ = {b"CODEX_SHELL_TOOL_MCP_VENDOR": bytes(vendor)}
+    for zsh, path in ((None, shipped), (own, own)):
+        found = find_programs(
+            shell="zsh", bash=None, zsh=zsh, execve=None, supervisor=None, environ=environ, frozen=False
+        )
+        assert (found.shell.path, found.shell.shell) == (path, "zsh")
