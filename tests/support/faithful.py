@@ -1,7 +1,7 @@
-"""The same script in stock bash, with every exec run, and with every exec escalated: through the real server.
+"""The same script in a stock shell, with every exec run, and with every exec escalated: through the real server.
 
 All three are calls of :func:`run_escalate_server`, so that supervisor, session, environment and descriptors are alike
-and what differs is due to interception. Stock bash takes no notice of ``EXEC_WRAPPER``.
+and what differs is due to interception. A stock shell takes no notice of ``EXEC_WRAPPER``.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shlex
 import shutil
 import stat
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from codex_shell_tool_mcp.escalation.params import ExecParams
@@ -28,17 +30,22 @@ from system.bash_support.records import WRAPPER_VARIABLES, Record, read_records
 from system.test_bash_patch_errors import SETUP
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from codex_shell_tool_mcp.escalation.stopwatch import Stopwatch
+    from codex_shell_tool_mcp.shells.catalog import ShellName
 
 Mode = Literal["stock", "run", "escalate"]
 
 PATIENCE = 60.0
 """Seconds until a call that does not end is a failure."""
 
+STARTER = Path("/bin/bash")
+"""What opens the streams in a call of zsh; never escalated."""
+
 _START = 'cd work && exec "$TESTED_SHELL" ./script one "two  words" >../stdout 2>../stderr 500>../records </dev/null'
 """Streams of its own, so that stdout and stderr are compared each for itself; 500 is where recorder.c writes."""
+
+_START_ZSH = f"exec {shlex.quote(str(STARTER))} -c {shlex.quote(_START.replace(' ./script', ' -f ./script'))}"
+"""In zsh's language a redirection has one digit."""
 
 _PID = re.compile(rb"(: line \d+:) +\d+ (?=[A-Z])")
 _SOCKET = re.compile(rb"(\d+) 0 140000 ")
@@ -49,6 +56,7 @@ class Everything:
     """A policy that escalates everything but the shell itself, or, given names, what is called so; or nothing."""
 
     mode: Mode
+    shell: Path
     names: frozenset[str] = frozenset()
     asked: list[ExecRequest] = field(default_factory=list)
 
@@ -62,7 +70,7 @@ class Everything:
         if self.names:
             wanted = os.path.basename(request.program) in self.names  # noqa: PTH119 - a name in a request, not a path here
         else:
-            wanted = request.resolved != os.path.realpath(built().bash)
+            wanted = request.resolved != os.path.realpath(self.shell) and request.file != str(STARTER)
         return Escalate() if self.mode == "escalate" and wanted else Run()
 
 
@@ -78,7 +86,7 @@ class Outcome:
 
     @property
     def visible(self) -> tuple[int, bytes, bytes]:
-        """What a user sees; the process ids in bash's messages about signals are not compared."""
+        """What a user sees; the process ids in messages about signals are not compared."""
         return self.status, self.stdout, _PID.sub(rb"\1 PID ", self.stderr)
 
     @property
@@ -113,10 +121,11 @@ class Stage:
     """
 
     folder: Path
+    kind: ShellName = "bash"
 
     def __post_init__(self) -> None:
         (self.folder / "bin").mkdir(parents=True)
-        self.shell = self.folder / "bin" / "bash"
+        self.shell = self.folder / "bin" / self.kind
         self.recorder = self.folder / "bin" / "recorder"
         self.work = self.folder / "work"
         self._template = self.folder / "template"
@@ -142,12 +151,17 @@ class Stage:
     def run(self, mode: Mode, script: str | bytes, *, names: frozenset[str] = frozenset()) -> Outcome:
         """Run ``script`` with the arguments ``one`` and ``two  words``; with ``names``, only these are escalated."""
         self.prepare(mode, script)
-        policy = Everything(mode=mode, names=names)
+        policy = Everything(mode=mode, shell=getattr(built(), self.kind), names=names)
         result = asyncio.run(
             run_escalate_server(
-                ExecParams(command=_START, workdir=self.folder, login=False, env=self.environment()),
+                ExecParams(
+                    command=_START if self.kind == "bash" else _START_ZSH,
+                    workdir=self.folder,
+                    login=False,
+                    env=self.environment(),
+                ),
                 SandboxState(policy=DangerFullAccess(), cwd=self.folder),
-                ShellProgram(path=self.shell, variant="gnu"),
+                ShellProgram(path=self.shell, variant="gnu", shell=self.kind),
                 built().wrapper,
                 Policy(),
                 policy,
@@ -177,7 +191,7 @@ class Stage:
         for name in ("stdout", "stderr", "records"):
             (self.folder / name).write_bytes(b"")
         self.shell.unlink(missing_ok=True)
-        self.shell.symlink_to(built().bash_stock if mode == "stock" else built().bash)
+        self.shell.symlink_to(getattr(built(), f"{self.kind}_stock" if mode == "stock" else self.kind))
 
 
 def sections(path: Path) -> dict[str, str]:
