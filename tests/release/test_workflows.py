@@ -64,7 +64,7 @@ def _step(path: Path, job: str, words: str) -> dict[str, Any]:
 
 
 def test_they_are_there() -> None:
-    assert {"ci.yml", "release.yml", "shell-tool-mcp.yml"} <= {path.name for path in WORKFLOWS}
+    assert {"ci.yml", "release.yml", "shell-tool-mcp.yml", "thorough.yml"} <= {path.name for path in WORKFLOWS}
 
 
 @every
@@ -139,6 +139,16 @@ def test_sessions_that_are_run_exist() -> None:
         for step in _steps(path):
             for words in re.findall(r"\./run ([\w ]+?)(?: --|$)", step.get("run", ""), re.MULTILINE):
                 assert set(words.split()) <= sessions
+
+
+def test_what_takes_long_runs_somewhere() -> None:
+    """Sessions that no change waits for must not be forgotten."""
+    jobs = _jobs(FOLDER / "thorough.yml")
+    ran = set(jobs["session"]["strategy"]["matrix"]["session"]) | {"roots"}
+    assert {"matrix", "reproducible", "installs", "try_wheel", "slow", "fuzz", "soak", "roots"} == ran
+    sessions = set(re.findall(r"^def (\w+)\(session", (ROOT / "noxfile.py").read_text(), re.MULTILINE))
+    assert ran <= sessions
+    assert "./run roots" in _step(FOLDER / "thorough.yml", "roots", "./run")["run"]
 
 
 def test_what_only_one_job_may_do_is_in_a_job_that_runs_nothing_else() -> None:
