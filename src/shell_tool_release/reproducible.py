@@ -22,6 +22,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from shell_tool_release import roots
 from shell_tool_release.cache import cache_root
 from shell_tool_release.differ import first_difference
 from shell_tool_release.errors import BuildError, PrerequisiteError, run_main
+from shell_tool_release.evidence import SUMS
 from shell_tool_release.preflight import MINIMUM_PYTHON
 from shell_tool_release.workspace import Workspace, find_workspace
 
@@ -260,15 +262,57 @@ def two_builds(workspace: Workspace, scratch: Path, sessions: Sequence[str] = SE
 def rebuilt(
     workspace: Workspace, published: Path, scratch: Path, sessions: Sequence[str] = SESSIONS
 ) -> tuple[Artefact, ...]:
-    """Build once, with an empty cache, and compare with the files in ``published``, which must all be made here.
+    """Build once, with an empty cache, and compare with the files in ``published``.
+
+    Wheels and the source archive are compared whole. The npm package holds servers that only their own platforms can
+    freeze: of it the folders are compared that this machine makes, and its manifests and sums follow from those.
 
     Raises:
         BuildError: Something published is not what this checkout makes.
     """
     theirs = artefacts(published)
-    mine = artefacts(build(workspace, scratch, circumstances(None)[1], sessions))
+    dist = build(workspace, scratch, circumstances(None)[1], sessions)
+    mine = artefacts(dist)
+    packages = [path for path in theirs.values() if path.suffix == ".tgz"]
+    derived = {name for name in theirs if name == SUMS or any(name.startswith(path.name) for path in packages)}
+    check_sums(theirs)
+    wanted = {name: path for name, path in theirs.items() if name not in derived}
     # What is rebuilt beside that (a wheel of a platform that was not published) is no difference.
-    return compare(theirs, {name: path for name, path in mine.items() if name in theirs})
+    same = compare(wanted, {name: path for name, path in mine.items() if name in wanted}) if wanted else ()
+    return (*same, *(part for package in packages for part in compare_package(package, dist.parent / "vendor")))
+
+
+def check_sums(published: Mapping[str, Path]) -> None:
+    """Return if every file has its line in ``SHA256SUMS``, where that was published; BuildError names the first."""
+    if SUMS not in published:
+        return
+    lines = [line.split("  ", 1) for line in published[SUMS].read_text(encoding="utf-8").splitlines()]
+    sums = {name: sha256 for sha256, name in lines}
+    for name, path in published.items():
+        if name != SUMS and sums.get(name) != described(path).sha256:
+            raise BuildError(f"{name} is not what {SUMS} says: {sums.get(name, 'it has no line')}")
+
+
+def compare_package(package: Path, vendor: Path) -> tuple[Artefact, ...]:
+    """Compare the platforms in an npm package that were also built below ``vendor``; BuildError names a difference."""
+    found = []
+    with tempfile.TemporaryDirectory(prefix="published-") as folder:
+        with tarfile.open(package) as archive:
+            archive.extractall(folder, filter="data")
+        for platform in sorted(path.name for path in vendor.iterdir() if path.is_dir()):
+            theirs = Path(folder) / "package" / "vendor" / platform
+            if not theirs.is_dir() or not (vendor / platform / "server").is_dir():
+                continue
+            difference = first_difference(theirs, vendor / platform)
+            if difference is not None:
+                raise BuildError(f"{package.name}: vendor/{platform}: {difference}")
+            files = [path for path in theirs.rglob("*") if path.is_file()]
+            total = hashlib.sha256("".join(described(path).sha256 for path in sorted(files)).encode()).hexdigest()
+            size = sum(path.stat().st_size for path in files)
+            found.append(Artefact(name=f"{package.name}: vendor/{platform}", size=size, sha256=total))
+    if not found:
+        raise BuildError(f"{package.name} holds no platform that was built here; rebuild on one of its platforms")
+    return tuple(found)
 
 
 def table(made: Sequence[Artefact]) -> str:

@@ -36,10 +36,11 @@ from shell_tool_release.freeze import Frozen, freeze
 from shell_tool_release.licenses import Component, read_components, write_component
 from shell_tool_release.native import NativeOptions, build_native, install_native
 from shell_tool_release.shells import KINDS, BuiltShell, ShellOptions, build_shells, install_shells
-from shell_tool_release.sources import bash_source
+from shell_tool_release.sources import SourceOptions, bash_source
 from shell_tool_release.toolchain import Zig, find_zig
 from shell_tool_release.variants import load_variants, variants_for
 from shell_tool_release.workspace import find_workspace, host_platform
+from shell_tool_release.zsh_source import zsh_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -72,7 +73,7 @@ def assemble(workspace: Workspace, target: str, parts: Parts) -> Path:
         shutil.copytree(parts.frozen.licenses, folder / "licenses")
     install_native(parts.native, workspace.vendor)
     install_shells(parts.shells, workspace.vendor)
-    write_bash_license(folder / "licenses", parts.source)
+    write_shell_licenses(folder / "licenses", parts.shells)
     write_compiler_licenses(folder / "licenses", parts.zig)
     record = json.dumps(_build_record(folder, parts), indent=1, sort_keys=True) + "\n"
     (folder / BUILD_FILE).write_text(record, encoding="utf-8")
@@ -92,7 +93,51 @@ def write_bash_license(target: Path, source: SourceTree) -> None:
             "folder gnu/bash, git repository bash); our change: patches/bash-exec-wrapper.patch in this package"
         ),
     )
-    write_component(target, component, {"COPYING": (source.path / "COPYING").read_bytes()})
+    texts = {"COPYING": (source.path / "COPYING").read_bytes(), "SOURCE.md": source_offer(source).encode()}
+    write_component(target, component, texts)
+
+
+def source_offer(source: SourceTree) -> str:
+    """Where the complete corresponding source of the shells is (GPL-3, sections 1 and 6 d)."""
+    version = find_workspace().version
+    return f"""# The source of the shells in this package
+
+GNU bash is free software under the GNU General Public License, version 3 or later (COPYING). Zsh is under its own
+licence, and linked with the termcap library of GNU bash. Their complete corresponding source is published with each
+release, at no charge, at the same places as this package:
+
+- `codex_shell_tool_mcp-{version}.tar.gz` on the page of release {version}, and on the Python package index.
+  It holds `third_party/bash-{source.version}.{source.level}.tar.gz` and zsh's archive beside it: the source as upstream
+  publishes it, with its official patches; `patches/`: our change to it; and the scripts that build it
+  (`./run shells`, no C compiler is needed).
+- The same from upstream: bash {source.version} with its patches 1 to {source.level} from the GNU project. The SHA-256
+  over all files' hashes (`src/shell_tool_release/data/sources.lock.toml` says how) is `{source.digest}`.
+
+As long as a release can be downloaded, so can its source. Who got the package in another way may ask for it through the
+project's page; it is sent for three years after the release, for no more than it costs to send.
+"""
+
+
+def write_zsh_license(target: Path, source: SourceTree) -> None:
+    """Zsh's own licence, and what is linked into it."""
+    component = Component(
+        name="zsh",
+        version=source.version,
+        license="MIT-Modern-Variant",
+        note=(
+            f"source: zsh-{source.version}, the project's release; linked with GNU bash's termcap library, which is "
+            "under GPL-3.0-or-later; our change: patches/zsh-exec-wrapper.patch in this package"
+        ),
+    )
+    write_component(target, component, {"LICENCE": (source.path / "LICENCE").read_bytes()})
+
+
+def write_shell_licenses(target: Path, shells: Iterable[BuiltShell]) -> None:
+    """The licences of the shells that were built."""
+    names = {shell.recipe.variant.shell for shell in shells}
+    write_bash_license(target, bash_source(SourceOptions.default()))
+    if "zsh" in names:
+        write_zsh_license(target, zsh_source(SourceOptions.default()))
 
 
 def write_compiler_licenses(target: Path, zig: Zig) -> None:

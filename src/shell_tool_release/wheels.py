@@ -9,8 +9,8 @@ API::
 A wheel carries the server as it is, in Python, and below ``codex_shell_tool_mcp/vendor/<platform>`` the native programs
 and the shells. Its tag says what those need: glibc 2.17, or musl, for which the static shell is chosen.
 
-The source archive carries bash's source, so that it builds where no source of it can be reached, and is what the GPL
-asks for beside the wheels.
+The source archive carries the shells' source, so that it builds where no source of them can be reached, and is what the
+GPL asks for beside the wheels.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ from shell_tool_release.shells import KINDS, ShellOptions, build_shells, install
 from shell_tool_release.sources import SourceOptions, SourceTree, bash_source
 from shell_tool_release.toolchain import find_zig
 from shell_tool_release.variants import Target, load_variants, variants_for
-from shell_tool_release.vendor import BUILD_FILE, made_from, write_bash_license, write_compiler_licenses
+from shell_tool_release.vendor import BUILD_FILE, made_from, write_compiler_licenses, write_shell_licenses
 from shell_tool_release.workspace import Workspace, find_workspace, host_platform
+from shell_tool_release.zsh_source import zsh_source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -145,7 +146,7 @@ def _stage(workspace: Workspace, target: Target, stage: Path) -> Path:
     source = bash_source(options.context.sources)
     install_native(native, vendor)
     install_shells(built, vendor)
-    write_bash_license(folder / "licenses", source)
+    write_shell_licenses(folder / "licenses", built)
     write_compiler_licenses(folder / "licenses", find_zig())
     components = read_components(folder / "licenses")
     record = {
@@ -195,12 +196,17 @@ def sdist_additions(root: Path) -> dict[str, str]:
     workspace = Workspace(root=root)
     if workspace.third_party.is_dir():  # a source archive, of which another one is made: it is there already
         return {}
-    archive = source_archive(workspace, bash_source(SourceOptions.default()))
-    return {str(archive): f"{workspace.third_party.name}/{archive.name}"}
+    options = SourceOptions.default()
+    bash, zsh = bash_source(options), zsh_source(options)
+    archives = [
+        source_archive(workspace, bash, f"{bash.path.name}.{bash.level}"),
+        source_archive(workspace, zsh, zsh.path.name),
+    ]
+    return {str(archive): f"{workspace.third_party.name}/{archive.name}" for archive in archives}
 
 
-def source_archive(workspace: Workspace, tree: SourceTree) -> Path:
-    """Write the locked source tree as an archive that has the same bytes each time."""
+def source_archive(workspace: Workspace, tree: SourceTree, name: str) -> Path:
+    """Write a locked source tree as the archive ``name`` that has the same bytes each time."""
     folder = workspace.build / "third_party"
     folder.mkdir(parents=True, exist_ok=True)
     out = io.BytesIO()
@@ -213,7 +219,7 @@ def source_archive(workspace: Workspace, tree: SourceTree) -> Path:
             header = tarfile.TarInfo(f"{tree.path.name}/{path.relative_to(tree.path).as_posix()}")
             header.size, header.mode, header.mtime = len(data), manifest.package_mode(path), tree.epoch
             archive.addfile(header, io.BytesIO(data))
-    target = folder / f"{tree.path.name}.{tree.level}.tar.gz"
+    target = folder / f"{name}.tar.gz"
     target.write_bytes(out.getvalue())
     return target
 

@@ -43,6 +43,7 @@ def zsh_source(options: SourceOptions) -> SourceTree:
 def _fill(folder: Path, options: SourceOptions) -> None:
     lock, downloads = options.zsh, options.cache / "downloads"
     places: dict[str, Callable[[Path], Path]] = {
+        "carried": lambda _: _carried(lock),
         "gnu": lambda _: _from_archive(lock, downloads),
         "debian": lambda scratch: _from_debian(lock, scratch, downloads),
     }
@@ -68,6 +69,13 @@ def _fill(folder: Path, options: SourceOptions) -> None:
         "Make one of them reachable (a proxy: set https_proxy), or copy the cache folder of a machine that has it."
     )
     raise SourceError(message)
+
+
+def _carried(lock: ZshLock) -> Path:
+    """What a source archive of this project has brought along."""
+    from shell_tool_release import places  # noqa: PLC0415  (as below)
+
+    return places.carried(f"zsh-{lock.version}")
 
 
 def _from_archive(lock: ZshLock, downloads: Path) -> Path:

@@ -128,6 +128,54 @@ def test_what_was_published_is_compared_with_a_build(tmp_path: Path) -> None:
         reproducible.rebuilt(checkout, published, tmp_path / "scratch")
 
 
+def _published(tmp_path: Path, server: bytes) -> Path:
+    folder = tmp_path / "published"
+    folder.mkdir(exist_ok=True)
+    members = [TarMember(name="package.json", data=b"{}")]
+    members += [TarMember(name="vendor/linux-x64/server/program", data=server, mode=0o755)]
+    members += [TarMember(name="vendor/darwin-arm64/server/program", data=b"made elsewhere", mode=0o755)]
+    (folder / "package.tgz").write_bytes(tarball(members))
+    (folder / "package.tgz.MANIFEST.json").write_text("{}")
+    (folder / "wheel.whl").write_text("wheel\n")
+    names = ("package.tgz", "package.tgz.MANIFEST.json", "wheel.whl")
+    sums = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
+    (folder / "SHA256SUMS").write_text("".join(sums))
+    return folder
+
+
+REBUILDS = """mkdir -p dist/python vendor/linux-x64/server; echo wheel > dist/python/wheel.whl
+printf server > vendor/linux-x64/server/program; chmod 755 vendor/linux-x64/server/program"""
+
+
+def test_a_published_release_is_compared_by_what_this_machine_makes(tmp_path: Path) -> None:
+    """The server of another platform is not; a changed one of this is named down to the file."""
+    checkout, scratch = _checkout(tmp_path / "checkout", REBUILDS), _scratch(tmp_path)
+    published = _published(tmp_path, b"server")
+    made = reproducible.rebuilt(checkout, published, scratch)
+    assert [one.name for one in made] == ["wheel.whl", "package.tgz: vendor/linux-x64"]
+    published = _published(tmp_path, b"implant")
+    with pytest.raises(BuildError, match=r"package\.tgz: vendor/linux-x64: server/program: line 1 is 'implant' and 's"):
+        reproducible.rebuilt(checkout, published, scratch)
+
+
+def test_published_files_must_be_what_the_sums_say(tmp_path: Path) -> None:
+    published = _published(tmp_path, b"server")
+    reproducible.check_sums(reproducible.artefacts(published))
+    (published / "wheel.whl").write_text("another\n")
+    with pytest.raises(BuildError, match=r"wheel\.whl is not what SHA256SUMS says"):
+        reproducible.check_sums(reproducible.artefacts(published))
+    (published / "wheel.whl").write_text("wheel\n")
+    (published / "more").write_text("x")
+    with pytest.raises(BuildError, match="more is not what SHA256SUMS says: it has no line"):
+        reproducible.check_sums(reproducible.artefacts(published))
+
+
+def test_a_package_of_other_platforms_only_cannot_be_compared(tmp_path: Path) -> None:
+    (tmp_path / "vendor").mkdir()
+    with pytest.raises(BuildError, match="holds no platform that was built here"):
+        reproducible.compare_package(_published(tmp_path, b"server") / "package.tgz", tmp_path / "vendor")
+
+
 def test_the_table_is_written_between_its_marks() -> None:
     made = (reproducible.Artefact(name="a", size=1, sha256="0" * 64),)
     text = "before\n" + "\nold\n".join(reproducible.MARKS) + "\nafter\n"

@@ -6,6 +6,7 @@ import email
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import tarfile
 import tomllib
 import venv
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,9 +25,10 @@ from release.conftest import cannot
 from shell_tool_release import smoke, wheels
 from shell_tool_release.errors import BuildError
 from shell_tool_release.shells import ShellOptions
-from shell_tool_release.sources import tree_digest
+from shell_tool_release.sources import SourceOptions, bash_source, tree_digest
 from shell_tool_release.variants import load_variants
 from shell_tool_release.workspace import Workspace, host_platform
+from shell_tool_release.zsh_source import zsh_source
 
 pytestmark = pytest.mark.timeout(600)  # the programs are there, but seven other tests may be looking for processors
 
@@ -155,22 +158,39 @@ def test_the_source_archive_holds_the_clone_and_bashs_source(made: tuple[Workspa
     built = {"build", "dist", ".nox"}
     files = {path.relative_to(place.root) for path in place.root.rglob("*") if path.is_file()}
     clone = {path.as_posix() for path in files if path.parts[0] not in built and "__pycache__" not in path.parts}
-    lock = ShellOptions.default(place).context.sources.lock
-    carried = f"third_party/bash-{lock.version}.{lock.level}.tar.gz"
-    assert set(members) == clone - {"docs/releasing.md"} | {"PKG-INFO", carried}
+    sources = ShellOptions.default(place).context.sources
+    carried = {
+        f"third_party/bash-{sources.lock.version}.{sources.lock.level}.tar.gz",
+        f"third_party/zsh-{sources.zsh.version}.tar.gz",
+    }
+    assert set(members) == clone - {"docs/releasing.md"} | {"PKG-INFO"} | carried
     assert {member.mode for member in members.values()} == {0o755, 0o644}
     assert {(member.uid, member.gid, member.uname) for member in members.values()} == {(0, 0, "")}
     assert members["run"].mode == 0o755
 
 
-def test_the_source_it_carries_is_the_locked_one(made: tuple[Workspace, Path, Path], tmp_path: Path) -> None:
-    lock = ShellOptions.default(made[0]).context.sources.lock
-    name = f"third_party/bash-{lock.version}.{lock.level}.tar.gz"
+def test_the_source_it_carries_is_the_locked_one(
+    made: tuple[Workspace, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both shells' sources come from it where no other place is asked."""
     with tarfile.open(made[1]) as archive:
-        stream = archive.extractfile(f"{made[1].name.removesuffix('.tar.gz')}/{name}")
-        with tarfile.open(fileobj=stream) as inner:
-            inner.extractall(tmp_path, filter="data")
-    assert tree_digest(tmp_path / f"bash-{lock.version}") == lock.tree(lock.level)
+        archive.extractall(tmp_path, filter="data")
+    unpacked = Workspace(root=next(tmp_path.iterdir()))
+    monkeypatch.setattr("shell_tool_release.places.find_workspace", lambda: unpacked)
+    options = replace(SourceOptions.default(), cache=tmp_path / "cache", places=("carried",))
+    assert tree_digest(bash_source(options).path) == options.lock.tree(options.lock.level)
+    assert tree_digest(zsh_source(options).path) == options.zsh.tree
+
+
+def test_the_source_offer_names_what_is_there(made: tuple[Workspace, Path, Path]) -> None:
+    with zipfile.ZipFile(made[2]) as archive:
+        offer = archive.read(f"{PACKAGE}/vendor/{TARGET}/licenses/GNU-bash/SOURCE.md").decode()
+    with tarfile.open(made[1]) as archive:
+        names = {member.name.partition("/")[2] for member in archive}
+    assert made[1].name in offer
+    named = re.search(r"`(third_party/\S+)`", offer)
+    assert named is not None
+    assert named[1] in names
 
 
 def test_the_same_bytes_from_another_clone(
