@@ -260,9 +260,16 @@ def two_builds(workspace: Workspace, scratch: Path, sessions: Sequence[str] = SE
 
 
 def rebuilt(
-    workspace: Workspace, published: Path, scratch: Path, sessions: Sequence[str] = SESSIONS
+    workspace: Workspace,
+    published: Path,
+    scratch: Path,
+    sessions: Sequence[str] = SESSIONS,
+    *,
+    platform_only: bool = False,
 ) -> tuple[Artefact, ...]:
     """Build once, with an empty cache, and compare with the files in ``published``.
+
+    With ``platform_only`` the wheels are left to the machine of the platform they were made on.
 
     Wheels and the source archive are compared whole. The npm package holds servers that only their own platforms can
     freeze: of it the folders are compared that this machine makes, and its manifests and sums follow from those.
@@ -272,11 +279,11 @@ def rebuilt(
     """
     theirs = artefacts(published)
     dist = build(workspace, scratch, circumstances(None)[1], sessions)
-    mine = artefacts(dist)
+    mine = {} if platform_only else artefacts(dist)
     packages = [path for path in theirs.values() if path.suffix == ".tgz"]
     derived = {name for name in theirs if name == SUMS or any(name.startswith(path.name) for path in packages)}
     check_sums(theirs)
-    wanted = {name: path for name, path in theirs.items() if name not in derived}
+    wanted = {name: path for name, path in theirs.items() if name not in derived and not platform_only}
     # What is rebuilt beside that (a wheel of a platform that was not published) is no difference.
     same = compare(wanted, {name: path for name, path in mine.items() if name in wanted}) if wanted else ()
     return (*same, *(part for package in packages for part in compare_package(package, dist.parent / "vendor")))
@@ -343,15 +350,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--write", action="store_true", help=f"write the table into {DOCUMENT}")
     parser.add_argument("--against", type=Path, metavar="FOLDER", help="compare one build with the files there instead")
+    parser.add_argument(
+        "--platform-only", action="store_true", help="with --against: only this platform's part of the npm package"
+    )
     parser.add_argument("--session", action="append", help=f"what to run (default: {', '.join(SESSIONS)})")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="build there and leave it (it must not exist)")
     arguments = parser.parse_args(argv)
-    workspace, sessions = find_workspace(), tuple(arguments.session or SESSIONS)
+    workspace, usual = find_workspace(), ("vendor",) if arguments.platform_only else SESSIONS
+    sessions = tuple(arguments.session or usual)
     with tempfile.TemporaryDirectory(prefix="reproducible-", ignore_cleanup_errors=True) as temporary:
         scratch = arguments.keep or Path(temporary)
         scratch.mkdir(exist_ok=arguments.keep is None)
         if arguments.against:
-            made = rebuilt(workspace, arguments.against, scratch, sessions)
+            alone = arguments.platform_only
+            made = rebuilt(workspace, arguments.against, scratch, sessions, platform_only=alone)
         else:
             made = two_builds(workspace, scratch, sessions)
     sys.stdout.write(f"{table(made)}\n{len(made)} artefacts, the same bytes each time\n")

@@ -153,6 +153,8 @@ def test_a_published_release_is_compared_by_what_this_machine_makes(tmp_path: Pa
     published = _published(tmp_path, b"server")
     made = reproducible.rebuilt(checkout, published, scratch)
     assert [one.name for one in made] == ["wheel.whl", "package.tgz: vendor/linux-x64"]
+    made = reproducible.rebuilt(checkout, published, tmp_path / "scratch", platform_only=True)
+    assert [one.name for one in made] == ["package.tgz: vendor/linux-x64"]
     published = _published(tmp_path, b"implant")
     with pytest.raises(BuildError, match=r"package\.tgz: vendor/linux-x64: server/program: line 1 is 'implant' and 's"):
         reproducible.rebuilt(checkout, published, scratch)

@@ -32,6 +32,7 @@ WRITES = {
     ("release.yml", "publish-npm"): {"id-token": "write"},
     ("release.yml", "publish-pypi"): {"id-token": "write"},
     ("release.yml", "undraft"): {"contents": "write"},
+    ("refresh.yml", "propose"): {"contents": "write", "pull-requests": "write"},
 }
 """Every right to write that there is."""
 
@@ -474,3 +475,25 @@ def test_what_any_of_them_finds_fails_the_check(tmp_path: Path) -> None:
             workflows.check(ROOT, tmp_path)
         (tmp_path / name).write_text("#!/bin/sh\nexit 0\n")
         (tmp_path / name).chmod(0o755)
+
+
+def test_what_refreshes_runs_no_new_code_with_the_right_to_write() -> None:
+    """The job that runs what was just found may write nothing; the one that writes applies changes of two folders."""
+    path = FOLDER / "refresh.yml"
+    assert set(_jobs(path)["look"]["permissions"].values()) == {"read"}
+    steps = [step["run"] for step in _jobs(path)["propose"]["steps"] if "run" in step]
+    assert len(steps) == 1
+    assert "./run" not in steps[0]
+    assert re.findall(r"--include='([^']+)'", steps[0]) == ["packaging/*", "src/shell_tool_release/data/*"]
+    assert steps[0].index("sha256sum --check --strict") < steps[0].index("git apply")
+    assert _triggers(path)["schedule"]
+
+
+def test_a_release_is_built_again_and_compared_on_every_platform() -> None:
+    job = _jobs(FOLDER / "verify-release.yml")["verify"]
+    rows = job["strategy"]["matrix"]["include"]
+    built = {row["runner"] for row in _jobs(BUILD)["build"]["strategy"]["matrix"]["include"]}
+    assert {row["runner"] for row in rows} == built
+    assert [row["only"] for row in rows].count("") == 1
+    assert "./run reproducible -- --against ../published" in job["steps"][-1]["run"]
+    assert _triggers(FOLDER / "verify-release.yml")["schedule"]
