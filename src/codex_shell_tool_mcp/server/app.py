@@ -14,7 +14,6 @@ from mcp.server.connection import Connection
 from mcp.server.lowlevel.server import Server
 from mcp.server.runner import serve_connection
 from mcp.shared.exceptions import MCPError
-from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
 from mcp_types import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
@@ -36,7 +35,7 @@ from codex_shell_tool_mcp.process.tree import become_reaper
 from codex_shell_tool_mcp.sandbox import confinement
 from codex_shell_tool_mcp.sandbox.probe import host_support
 from codex_shell_tool_mcp.sandbox.spec import restrictions
-from codex_shell_tool_mcp.server import lifetime, rules_in_force, sandbox_state, shell_tool
+from codex_shell_tool_mcp.server import lifetime, rules_in_force, sandbox_state, shell_tool, shortcut
 from codex_shell_tool_mcp.server.approvals import DEFAULT_APPROVAL_TIMEOUT, McpEscalationPolicyFactory
 from codex_shell_tool_mcp.server.rules_in_force import CallRules, RulesInForce
 from codex_shell_tool_mcp.server.transport import Incoming, Outgoing
@@ -50,7 +49,6 @@ if TYPE_CHECKING:
     from mcp.server.context import ServerRequestContext
     from mcp.shared._stream_protocols import ReadStream, WriteStream
     from mcp.shared.message import SessionMessage
-    from mcp.shared.transport_context import TransportContext
 
     from codex_shell_tool_mcp.escalation.background import Slot
     from codex_shell_tool_mcp.escalation.params import ExecResult
@@ -58,6 +56,7 @@ if TYPE_CHECKING:
     from codex_shell_tool_mcp.execpolicy.live import LiveRules
     from codex_shell_tool_mcp.execpolicy.rules import Policy
     from codex_shell_tool_mcp.sandbox.spec import SandboxPolicy, SandboxState
+    from codex_shell_tool_mcp.server.shortcut import RequestContext
     from codex_shell_tool_mcp.server.transport import Wire
     from codex_shell_tool_mcp.shells.catalog import ShellProgram
     from codex_shell_tool_mcp.shells.locate import Programs
@@ -172,29 +171,37 @@ class ShellServer:
         Raises:
             MCPError: There is no such tool, the arguments are of the wrong type, or there is a bug.
         """
-        if params.name != shell_tool.NAME:
+        text, is_error = await self._call(context, params.name, params.arguments or {})
+        return CallToolResult(content=[TextContent(text=text)], is_error=is_error)
+
+    async def call_at_once(self, context: RequestContext, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The same for parameters that the SDK need not check; the result as it is sent."""
+        text, is_error = await self._call(context, params["name"], params["arguments"])
+        return shortcut.result(text, is_error=is_error)
+
+    async def _call(self, context: RequestContext, name: str, arguments: Mapping[str, object]) -> tuple[str, bool]:
+        """The text of a call's result, and whether it is an error."""
+        if name != shell_tool.NAME:
             raise MCPError(INVALID_PARAMS, "tool not found")
         try:
-            call = shell_tool.parse_arguments(params.arguments or {})
+            call = shell_tool.parse_arguments(arguments)
         except shell_tool.ArgumentsError as error:
             raise MCPError(INVALID_PARAMS, f"failed to deserialize parameters: {error}") from None
         try:
             # Around everything: a call that is cancelled at the last moment leaves nothing either.
             with self.background.slot() if call.keep else nullcontext() as slot:
-                return _result(await finish_when_cancelled(self._run(context, call, slot)), is_error=False)
+                return _visible(await finish_when_cancelled(self._run(context, call, slot))), False
         except ShellToolError as error:
             _LOG.warning("a call failed: %s", error)
-            return _result(str(error), is_error=True)
+            return _visible(str(error)), True
         except OSError as error:
             _LOG.exception("a call failed by the system")
-            return _result(
-                f"the call could not be carried out: {error}; try it again, or with less at a time", is_error=True
-            )
+            return _visible(f"the call could not be carried out: {error}; try it again, or with less at a time"), True
         except Exception as error:
             _LOG.exception("a call failed by a bug")
             raise MCPError(INTERNAL_ERROR, f"internal error: {error!r}; the server's stderr says more") from error
 
-    async def _run(self, context: ServerRequestContext[Any, Any], call: shell_tool.ShellCall, slot: Slot | None) -> str:
+    async def _run(self, context: RequestContext, call: shell_tool.ShellCall, slot: Slot | None) -> str:
         settings = self.settings
         workdir = shell_tool.checked_workdir(call.workdir)
         state = self.states.for_call(workdir)
@@ -225,7 +232,7 @@ class ShellServer:
         )
         return shell_tool.result_text(result, await self._report(state))
 
-    def _rules(self, context: ServerRequestContext[Any, Any], state: SandboxState) -> CallRules:
+    def _rules(self, context: RequestContext, state: SandboxState) -> CallRules:
         """What gives the rules for each exec of a call; never by the call's own directory, which the model chooses."""
         allowed = restrictions(state, confinement.resolved_tmpdir(self.settings.environment))
         if not allowed.write_everywhere:
@@ -243,9 +250,9 @@ class ShellServer:
         return told
 
 
-def _result(text: str, *, is_error: bool) -> CallToolResult:
-    visible = text.encode("utf-8", "replace").decode()
-    return CallToolResult(content=[TextContent(text=visible)], is_error=is_error)
+def _visible(text: str) -> str:
+    """``text`` without what cannot be sent."""
+    return text.encode("utf-8", "replace").decode()
 
 
 async def finish_when_cancelled(work: Coroutine[Any, Any, _T]) -> _T:
@@ -313,12 +320,14 @@ async def _serve_connection(
     """
     shell = ShellServer(settings=settings)
     server = shell.mcp_server()
-    dispatcher: JSONRPCDispatcher[TransportContext] = JSONRPCDispatcher(incoming, outgoing, inline_methods=_INLINE)
+    dispatcher = shortcut.Dispatcher(incoming, outgoing, inline_methods=_INLINE)
+    dispatcher.connection = connection = Connection.for_loop(dispatcher)
+    dispatcher.call = shell.call_at_once
     try:
         await serve_connection(
             server,
             dispatcher,
-            connection=Connection.for_loop(dispatcher),
+            connection=connection,
             lifespan_state={},
             init_options=server.create_initialization_options(experimental_capabilities=sandbox_state.CAPABILITY),
         )

@@ -7,7 +7,7 @@ import logging
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from mcp.shared.exceptions import MCPError
 from pydantic import ValidationError
@@ -24,13 +24,13 @@ from codex_shell_tool_mcp.server.prompt import ALWAYS, SCHEMA, message, schema_w
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from mcp.server.context import ServerRequestContext
     from mcp_types import ClientCapabilities
 
     from codex_shell_tool_mcp.escalation.policy import ExecRequest
     from codex_shell_tool_mcp.escalation.stopwatch import Stopwatch
     from codex_shell_tool_mcp.execpolicy.rules import Heuristics, Policy, RuleMatch
     from codex_shell_tool_mcp.server.rules_in_force import CallRules
+    from codex_shell_tool_mcp.server.shortcut import RequestContext
 
 _T = TypeVar("_T")
 
@@ -72,7 +72,7 @@ class McpEscalationPolicyFactory:
         rules: Gives the rules as they are now, before each exec; ``None``: those the call began with count.
     """
 
-    context: ServerRequestContext[Any, Any]
+    context: RequestContext
     rules: CallRules | None = None
     heuristics: Heuristics = unmatched_decision
     preserve_program_paths: bool = False
