@@ -31,9 +31,9 @@ from codex_shell_tool_mcp.escalation.policy import (
     Escalate,
     EscalateAction,
     ExecRequest,
-    ImmediateEscalationPolicy,
     Run,
-    StandingPolicy,
+    immediate,
+    standing,
 )
 from codex_shell_tool_mcp.escalation.standing import StandingAnswers
 
@@ -157,10 +157,10 @@ class EscalateServer:
         self._roots = None if self.writable is None else identity.Roots.of(self.writable)
         policy = self.policy
         self._decide_at_once = _not_at_once
-        if isinstance(policy, ImmediateEscalationPolicy):
-            self._decide_at_once = policy.decide_at_once
-        if isinstance(policy, StandingPolicy) and policy.tells_how_far:
-            self._standing = StandingAnswers(policy, self.supervision)
+        if (at_once := immediate(policy)) is not None:
+            self._decide_at_once = at_once.decide_at_once
+        if (telling := standing(policy)) is not None:
+            self._standing = StandingAnswers(telling, self.supervision)
 
     @property
     def decided(self) -> int:

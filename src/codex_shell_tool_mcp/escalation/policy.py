@@ -7,7 +7,7 @@ The escalation server knows nothing of MCP: it asks an :class:`EscalationPolicy`
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 if TYPE_CHECKING:
     from codex_shell_tool_mcp.escalation.stopwatch import Stopwatch
@@ -147,3 +147,25 @@ class EscalationPolicyFactory(Protocol):
     def create_policy(self, policy: Policy, stopwatch: Stopwatch) -> EscalationPolicy:
         """Bind the user's rules and the call's clock (to stop it while a person is asked)."""
         ...
+
+
+_IMMEDIATE: dict[type, bool] = {}
+_STANDING: dict[type, bool] = {}
+"""What is known of the classes of policies: finding it out takes 50 µs, and is asked for every call."""
+
+
+def immediate(policy: EscalationPolicy) -> ImmediateEscalationPolicy | None:
+    """``policy``, if it is an :class:`ImmediateEscalationPolicy`."""
+    kind = type(policy)
+    if kind not in _IMMEDIATE:
+        _IMMEDIATE[kind] = isinstance(policy, ImmediateEscalationPolicy)
+    return cast("ImmediateEscalationPolicy", policy) if _IMMEDIATE[kind] else None
+
+
+def standing(policy: EscalationPolicy) -> StandingPolicy | None:
+    """``policy``, if it is a :class:`StandingPolicy` that will tell how far it looks."""
+    kind = type(policy)
+    if kind not in _STANDING:
+        _STANDING[kind] = isinstance(policy, StandingPolicy)
+    told = cast("StandingPolicy", policy) if _STANDING[kind] else None
+    return told if told is not None and told.tells_how_far else None

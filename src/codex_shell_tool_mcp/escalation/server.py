@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from codex_shell_tool_mcp.escalation import wire
 from codex_shell_tool_mcp.escalation.answering import EscalateServer
 from codex_shell_tool_mcp.escalation.params import TIMEOUT_EXIT_CODE, ExecParams, ExecResult
-from codex_shell_tool_mcp.escalation.policy import AskingPolicy, StandingPolicy
+from codex_shell_tool_mcp.escalation.policy import AskingPolicy, standing
 from codex_shell_tool_mcp.escalation.stopwatch import Stopwatch
 from codex_shell_tool_mcp.escalation.supervision import Shell, supervision
 from codex_shell_tool_mcp.sandbox import confinement
@@ -59,9 +59,8 @@ async def run_escalate_server(
     confined, shell = _prepare(exec_params, sandbox_state, shell_program, execve_wrapper, supervisor)
     stopwatch = Stopwatch(effective_timeout)
     deciding = escalation_policy_factory.create_policy(policy, stopwatch)
-    standing = isinstance(deciding, StandingPolicy) and deciding.tells_how_far
     async with AsyncExitStack() as stack:
-        supervised = await supervision(replace(shell, standing=standing), exec_params.reserve)
+        supervised = await supervision(replace(shell, standing=standing(deciding) is not None), exec_params.reserve)
         stack.push_async_callback(_ended, supervised)
         server = EscalateServer(
             policy=deciding,

@@ -49,7 +49,15 @@ def signature(path: str) -> Signature | None:
 
 def changed(seen: Seen) -> bool:
     """Whether anything is not as it was seen."""
-    return any(signature(path) != before for path, before in seen.items())
+    return any(_is_there(path) if before is None else signature(path) != before for path, before in seen.items())
+
+
+def _is_there(path: str) -> bool:
+    """Whether :func:`signature` finds something: most of what is looked for is not there, and an error takes longer."""
+    try:
+        return os.access(path, os.F_OK)
+    except ValueError:
+        return False
 
 
 def links_on_the_way(path: str) -> list[str]:
