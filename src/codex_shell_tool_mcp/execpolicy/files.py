@@ -32,6 +32,14 @@ MAX_FILES = 1000
 MAX_LINKS = 40
 """Links that are followed; the kernel follows no more (path_resolution(7))."""
 
+_ADVICE = {
+    errno.ENOENT: "name a file that is there",
+    errno.EISDIR: "name a file, not a folder",
+    errno.EINVAL: "put a file there, or remove it",
+    errno.ELOOP: "put the file itself there, no link",
+    errno.EFBIG: "write fewer or shorter rules, or remove it",
+}
+
 Signature = tuple[int, ...]
 """What tells that a file or folder was changed, replaced, or given to somebody else (stat(2))."""
 
@@ -128,7 +136,8 @@ def read_text(path: Path, *, links: bool, seen: Seen, within: int | None = None,
     try:
         data = _read_regular(path, links=links, within=within, guarded=guarded, seen=seen, most=most)
     except OSError as exc:
-        raise PolicyError(f"{path}: cannot be read: {reason(exc)}; make it readable or remove it") from exc
+        advice = _ADVICE.get(exc.errno or 0, "make it readable or remove it")
+        raise PolicyError(f"{path}: cannot be read: {reason(exc)}; {advice}") from exc
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as exc:

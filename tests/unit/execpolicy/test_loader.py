@@ -560,3 +560,29 @@ def test_a_projects_files_are_few_and_small_together(tmp_path: Path, monkeypatch
     monkeypatch.setattr(loader, "MAX_FILES", 1)
     with pytest.raises(PolicyError, match="more than 1 files"):
         loader.read_layer(layer, {})
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("missing", "No such file or directory; name a file that is there"),
+        ("folder", "Is a directory; name a file, not a folder"),
+        ("fifo", "not a regular file; put a file there, or remove it"),
+        ("link", "Too many levels of symbolic links; put the file itself there, no link"),
+        ("huge", "larger than 16777216 bytes; write fewer or shorter rules, or remove it"),
+    ],
+)
+def test_each_way_not_to_be_readable_has_its_cure(kind: str, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.rules"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "link":
+        path.symlink_to(path)
+    elif kind == "huge":
+        with path.open("wb") as file:
+            file.truncate(1 << 40)
+    with pytest.raises(PolicyError) as caught:
+        read_rules(path, follow_links=True)
+    assert str(caught.value) == f"{path}: cannot be read: {says}"

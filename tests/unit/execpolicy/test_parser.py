@@ -10,9 +10,11 @@ import re
 import pytest
 
 from codex_shell_tool_mcp.errors import PolicyError
+from codex_shell_tool_mcp.execpolicy import checks
 from codex_shell_tool_mcp.execpolicy.decision import Decision
 from codex_shell_tool_mcp.execpolicy.parser import PolicyParser
 from codex_shell_tool_mcp.execpolicy.rules import NetworkRule, Policy, PrefixRule
+from support.messages import fixed_parts
 
 
 def parse(*texts: str) -> Policy:
@@ -301,6 +303,14 @@ def test_checks(text: str, fragment: str) -> None:
     line = text.count("\n") + 1
     assert message.startswith(f"/rules/0.rules:{line}:1: ")
     assert re.search(r" \([^()]+.*\)$", message), "says what to write instead"
+
+
+def test_every_error_of_the_checks_is_in_the_table_with_what_to_write_instead() -> None:
+    said = [failure(text) for text, _ in CHECKS]
+    sites = fixed_parts(checks, "RuleError", "_bad_host", "_wrong_type")
+    assert len(sites) > 20
+    for line, parts in sites:
+        assert any(all(part in message for part in parts) for message in said), f"checks.py:{line}: {parts}"
 
 
 @pytest.mark.parametrize("text", [text for text, _ in CHECKS])

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from codex_shell_tool_mcp.errors import PolicyError
+from codex_shell_tool_mcp.execpolicy import settings as toml
 from codex_shell_tool_mcp.execpolicy.decision import Decision
 from codex_shell_tool_mcp.execpolicy.settings import parse_requirements, parse_user_config
+from support.messages import fixed_parts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,19 +37,19 @@ def test_an_empty_configuration() -> None:
     assert parse_user_config("c.toml", "project_root_markers = []").root_markers == ()
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("a = 1\nb =", "c.toml:2:"),
-        ("a = [1,\n", "c.toml:2:1: "),
-        (
-            '# project_root_markers = 1\nproject_root_markers = ".git"',
-            "c.toml:2:1: project_root_markers is no list of st",
-        ),
-        ("a = 1\nprojects = 3", "c.toml:2:1: projects is no table of tables"),
-        ("[projects]\na = 1", "c.toml:1:2: projects is no table of tables"),
-    ],
-)
+BAD_CONFIGURATIONS = [
+    ("a = 1\nb =", "c.toml:2:"),
+    ("a = [1,\n", "c.toml:2:1: "),
+    (
+        '# project_root_markers = 1\nproject_root_markers = ".git"',
+        "c.toml:2:1: project_root_markers is no list of st",
+    ),
+    ("a = 1\nprojects = 3", "c.toml:2:1: projects is no table of tables"),
+    ("[projects]\na = 1", "c.toml:1:2: projects is no table of tables"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_CONFIGURATIONS)
 def test_a_configuration_that_does_not_hold(text: str, message: str) -> None:
     with pytest.raises(PolicyError) as caught:
         parse_user_config("c.toml", text)
@@ -84,41 +86,54 @@ def entry(text: str) -> str:
     return f"[rules]\nprefix_rules = [\n  {good},\n  {text},\n]"
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[rules", "r.toml:1:"),
-        ("rules = 1", "r.toml:1:1: rules needs a list prefix_rules"),
-        ("[rules]", "r.toml:1:2: rules needs a list prefix_rules"),
-        ("[rules]\nprefix_rules = []", "r.toml:1:2: rules needs a list prefix_rules"),
-        (entry("3"), "r.toml:3:5: an entry of prefix_rules is no table"),
-        (entry('{ pattern = [], decision = "prompt" }'), "r.toml:4:5: pattern cannot be empty"),
-        (entry('{ pattern = [{ token = "a" }] }'), "r.toml:4:5: decision is missing"),
-        (
-            entry('{ pattern = [{ token = "a" }], decision = "allow" }'),
-            "r.toml:4:5: decision must be prompt or forbidden (g",
-        ),
-        (entry('{ pattern = [{ token = "a" }], decision = 1 }'), "r.toml:4:5: decision must be prompt or forbidden"),
-        (entry('{ pattern = ["a"], decision = "prompt" }'), "r.toml:4:5: a place of the pattern needs either token or"),
-        (entry('{ pattern = [{}], decision = "prompt" }'), "r.toml:4:5: a place of the pattern needs either token or"),
-        (
-            entry('{ pattern = [{ token = "a", any_of = ["b"] }], decision = "prompt" }'),
-            "r.toml:4:5: a place of the pattern needs either token or",
-        ),
-        (entry('{ pattern = [{ any_of = [] }], decision = "prompt" }'), "r.toml:4:5: any_of cannot be empty"),
-        (entry('{ pattern = [{ token = " " }], decision = "prompt" }'), "r.toml:4:5: a token of the pattern must be"),
-        (
-            entry('{ pattern = [{ any_of = ["a", 1] }], decision = "prompt" }'),
-            "r.toml:4:5: a token of the pattern must",
-        ),
-        (
-            entry('{ pattern = [{ token = "a" }], decision = "prompt", justification = " " }'),
-            "r.toml:4:5: justification cannot be empty",
-        ),
-    ],
-)
+BAD_REQUIREMENTS = [
+    ("[rules", "r.toml:1:"),
+    ("rules = 1", "r.toml:1:1: rules needs a list prefix_rules"),
+    ("[rules]", "r.toml:1:2: rules needs a list prefix_rules"),
+    ("[rules]\nprefix_rules = []", "r.toml:1:2: rules needs a list prefix_rules"),
+    (entry("3"), "r.toml:3:5: an entry of prefix_rules is no table"),
+    (entry('{ pattern = [], decision = "prompt" }'), "r.toml:4:5: pattern cannot be empty"),
+    (entry('{ pattern = [{ token = "a" }] }'), "r.toml:4:5: decision is missing"),
+    (
+        entry('{ pattern = [{ token = "a" }], decision = "allow" }'),
+        "r.toml:4:5: decision must be prompt or forbidden (g",
+    ),
+    (entry('{ pattern = [{ token = "a" }], decision = 1 }'), "r.toml:4:5: decision must be prompt or forbidden"),
+    (entry('{ pattern = ["a"], decision = "prompt" }'), "r.toml:4:5: a place of the pattern needs either token or"),
+    (entry('{ pattern = [{}], decision = "prompt" }'), "r.toml:4:5: a place of the pattern needs either token or"),
+    (
+        entry('{ pattern = [{ token = "a", any_of = ["b"] }], decision = "prompt" }'),
+        "r.toml:4:5: a place of the pattern needs either token or",
+    ),
+    (entry('{ pattern = [{ any_of = [] }], decision = "prompt" }'), "r.toml:4:5: any_of cannot be empty"),
+    (entry('{ pattern = [{ token = " " }], decision = "prompt" }'), "r.toml:4:5: a token of the pattern must be"),
+    (
+        entry('{ pattern = [{ any_of = ["a", 1] }], decision = "prompt" }'),
+        "r.toml:4:5: a token of the pattern must",
+    ),
+    (
+        entry('{ pattern = [{ token = "a" }], decision = "prompt", justification = " " }'),
+        "r.toml:4:5: justification cannot be empty",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_REQUIREMENTS)
 def test_requirements_that_do_not_hold(text: str, message: str) -> None:
     with pytest.raises(PolicyError) as caught:
         parse_requirements("r.toml", text)
     assert str(caught.value).startswith(message)
     assert re.search(r" \(.+\)$", str(caught.value))
+
+
+def test_every_error_of_the_two_files_was_seen_with_what_to_write_instead() -> None:
+    said = []
+    for read, table in ((parse_user_config, BAD_CONFIGURATIONS), (parse_requirements, BAD_REQUIREMENTS)):
+        for text, _ in table:
+            with pytest.raises(PolicyError) as caught:
+                read("x.toml", text)
+            said.append(str(caught.value))
+    sites = fixed_parts(toml, "ValueError", "PolicyError") + fixed_parts(toml, "_error", most=2)
+    assert len(sites) > 10
+    for line, parts in sites:
+        assert any(all(part in message for part in parts) for message in said), f"settings.py:{line}: {parts}"
