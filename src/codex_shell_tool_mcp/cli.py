@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from codex_shell_tool_mcp import frozen_environment
-from codex_shell_tool_mcp.errors import ShellToolError, UsageError
+from codex_shell_tool_mcp.errors import ShellToolError, UsageError, on_one_line
 from codex_shell_tool_mcp.escalation.params import DEFAULT_MAX_OUTPUT_BYTES
 from codex_shell_tool_mcp.version import VERSION
 
@@ -216,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _dispatch(arguments)
     except ShellToolError as error:
         text = str(error).replace("\n", " ")
-        print(f"{PROGRAM}: error: {text}", file=sys.stderr)
+        print(f"{PROGRAM}: error: {on_one_line(text)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130

@@ -66,3 +66,17 @@ class PackageError(ShellToolError):
     """There is no installed package at a path, or its manifest cannot be used."""
 
     exit_code = 7
+
+
+def on_one_line(text: str) -> str:
+    """``text`` for a terminal, a log or a client: what moves the cursor, hides or reorders is written as an escape.
+
+    Messages quote what others wrote: names of files, and what a rules file passes to ``fail``.
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else _escaped(letter) for letter in text)
+
+
+def _escaped(letter: str) -> str:
+    return letter.encode("unicode_escape", "surrogatepass").decode("ascii")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from codex_shell_tool_mcp.errors import PolicyError, UsageError
+from codex_shell_tool_mcp.errors import PolicyError, UsageError, on_one_line
 from codex_shell_tool_mcp.execpolicy.files import read_text
 from codex_shell_tool_mcp.execpolicy.isolation import RulesText, evaluate_files
 from codex_shell_tool_mcp.execpolicy.layers import combined
@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         text = _explained(options) if options.explain else _json(options)
     except PolicyError as exc:
-        print(f"error: {exc}", file=sys.stderr)
+        print(f"error: {on_one_line(str(exc))}", file=sys.stderr)
         return 1
     # UTF-8 whatever the locale; a working directory that is not keeps its bytes.
     sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape") + b"\n")

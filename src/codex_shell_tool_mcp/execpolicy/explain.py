@@ -8,6 +8,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from codex_shell_tool_mcp.errors import on_one_line
 from codex_shell_tool_mcp.execpolicy.decision import Decision
 from codex_shell_tool_mcp.execpolicy.heuristics import unmatched_decision, why_dangerous
 from codex_shell_tool_mcp.execpolicy.rules import (
@@ -82,7 +83,7 @@ def _considered(policy: Policy, command: Sequence[str], how: str, effective: Dec
     rules = [rule for rule in policy.prefix_rules if rule.program == command[0]]
     yield f"rules for {_word(command[0])} ({how}): {len(rules) or 'none'}"
     for rule in rules:
-        yield f"  {rule.source or '?'}: {rule.describe()}"
+        yield "  " + on_one_line(f"{rule.source or '?'}: {rule.describe()}")
         yield f"      {_fate(rule, command, effective)}"
 
 
@@ -139,7 +140,7 @@ def _outcome(matches: Sequence[PrefixRuleMatch | HeuristicsRuleMatch]) -> list[s
 def _where(match: PrefixRuleMatch | HeuristicsRuleMatch) -> str:
     if not isinstance(match, PrefixRuleMatch):
         return "no rule"
-    return (match.source or "a rule") + (f": {match.justification}" if match.justification else "")
+    return on_one_line((match.source or "a rule") + (f": {match.justification}" if match.justification else ""))
 
 
 def _intercepted(policy: Policy, command: Sequence[str], located: Located) -> list[str]:

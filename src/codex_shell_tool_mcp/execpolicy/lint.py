@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from codex_shell_tool_mcp.errors import UsageError
+from codex_shell_tool_mcp.errors import UsageError, on_one_line
 from codex_shell_tool_mcp.execpolicy.decision import Decision
 from codex_shell_tool_mcp.execpolicy.isolation import evaluate_files
 from codex_shell_tool_mcp.execpolicy.layers import combined
@@ -147,7 +147,7 @@ def main(argv: Sequence[str], codex_home: Path) -> int:
         return 0
     findings = lint(_files(paths, codex_home))
     for finding in findings:
-        print(str(finding).encode("utf-8", "backslashreplace").decode())
+        print(on_one_line(str(finding)))
     return 1 if findings else 0
 
 

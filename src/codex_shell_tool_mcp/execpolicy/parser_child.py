@@ -26,6 +26,10 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """Larger policies are refused: the one who asks has no limit on its memory. 10,000 rules make about 1 MB."""
 
 
+MAX_MESSAGE = 2_000
+"""Characters of an error message: it goes to logs, to a client and to people."""
+
+
 def main() -> None:
     """Answer the question on standard input to standard output."""
     raw = json.load(sys.stdin.buffer)
@@ -54,9 +58,17 @@ def answer(question: Question, target: int) -> None:
                 f"(at most {MAX_ANSWER_BYTES}: write fewer or shorter rules)"
             )
     except PolicyError as exc:
-        _write(target, b"error " + json.dumps(str(exc)).encode("ascii"))
+        _write(target, b"error " + json.dumps(_shortened(str(exc))).encode("ascii"))
     else:
         _write(target, b"rules " + found)
+
+
+def _shortened(text: str) -> str:
+    """A message without its middle, if it is long: a rules file can make it as long as it likes."""
+    if len(text) <= MAX_MESSAGE:
+        return text
+    head, tail = MAX_MESSAGE * 3 // 4, MAX_MESSAGE // 4
+    return f"{text[:head]} [{len(text) - head - tail} characters left out] {text[-tail:]}"
 
 
 def _apply(limits: Limits) -> None:

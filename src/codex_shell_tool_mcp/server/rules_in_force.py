@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mcp_types import EmptyResult, LoggingMessageNotification, LoggingMessageNotificationParams, SetLevelRequestParams
 
-from codex_shell_tool_mcp.errors import ShellToolError
+from codex_shell_tool_mcp.errors import ShellToolError, on_one_line
 from codex_shell_tool_mcp.execpolicy import amend
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ LOGGER = "rules"
 SET_LEVEL = "logging/setLevel"
 """The request whose handler makes the server declare that it sends log messages."""
 
+MAX_TOLD = 1_000
+"""Texts that are remembered as told: scripts can cause ever new ones."""
+
 _WARNING_AND_BELOW = frozenset({"debug", "info", "notice", "warning"})
 
 
@@ -46,7 +49,7 @@ class RulesInForce:
         self._reading = asyncio.Lock()
         self._reads = 0
         self._read_last: dict[Path | None, int] = {}
-        self._told: set[str] = set()
+        self._told: dict[str, None] = {}
         self._wants_warnings = True
 
     async def set_level(self, _: ServerRequestContext[Any, Any], params: SetLevelRequestParams) -> EmptyResult:
@@ -84,8 +87,8 @@ class RulesInForce:
                 self._read_last[cwd] = reading
             found = self.live.in_force(cwd)
         if failure is not None:
-            self._told.discard(text := f"{failure}; the rules of before stay in force until it is put right")
-            await self._tell(session, [text])
+            text = f"{failure}; the rules of before stay in force until it is put right"
+            await self._tell(session, [text], again=True)
         await self.tell_notes(cwd, session)
         return found.policy
 
@@ -95,8 +98,7 @@ class RulesInForce:
             await asyncio.to_thread(amend.allow, self.live.codex_home, prefix)
         except ShellToolError as error:
             text = f"no rule was written: {error}"
-            self._told.discard(text)
-            await self._tell(session, [text])
+            await self._tell(session, [text], again=True)
             return False
         self.live.expire()
         return True
@@ -105,11 +107,14 @@ class RulesInForce:
         """Tell the client what does not count and why, unless it knows."""
         await self._tell(session, self.live.in_force(cwd).notes)
 
-    async def _tell(self, session: ServerSession, texts: Iterable[str]) -> None:
-        for text in texts:
-            if text in self._told:
+    async def _tell(self, session: ServerSession, texts: Iterable[str], *, again: bool = False) -> None:
+        for text in map(on_one_line, texts):
+            if text in self._told and not again:
                 continue
-            self._told.add(text)
+            self._told.pop(text, None)
+            self._told[text] = None
+            while len(self._told) > MAX_TOLD:
+                del self._told[next(iter(self._told))]
             _LOG.warning("%s", text)
             if self._wants_warnings:
                 params = LoggingMessageNotificationParams(level="warning", logger=LOGGER, data=text)

@@ -149,3 +149,19 @@ def test_heuristic_matches_have_their_own_form() -> None:
         "matchedRules": [{"heuristicsRuleMatch": {"command": ["rm", "-rf", "/"], "decision": "prompt"}}],
         "decision": "prompt",
     }
+
+
+def test_what_a_file_says_moves_no_cursor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a\n\x1b[2J.rules"
+    for text, option in (
+        ('fail("\x1b[2J\\n\u202e")', "--pretty"),
+        ('prefix_rule(["a"], "\x1b[2J\u202e")', "--pretty"),
+        ('prefix_rule(["a\\x1b[2J"])\nprefix_rule(["sh"], justification = "\x1b[2J\\n\u202e")', "--explain"),
+    ):
+        path.write_text(text)
+        assert main(["--rules", str(path), option, "sh"]) == (option == "--pretty")
+        said = capsys.readouterr()
+        for letter in "\x1b\u202e":
+            assert letter not in said.out + said.err
+        assert "\\x1b[2J" in said.out + said.err
+        assert said.err.count("\n") == (option == "--pretty")

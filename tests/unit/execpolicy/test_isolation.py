@@ -271,3 +271,10 @@ def test_nothing_of_the_evaluator_reaches_the_standard_streams(capfd: pytest.Cap
     with pytest.raises(PolicyError):
         evaluate([RulesText(identifier="a", text=HOSTILE["a huge list"])], Limits(memory=64 * 1024 * 1024))
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_message_that_a_file_makes_long_is_cut(run: Callable[..., Policy]) -> None:
+    for text in ('fail("a" * 10000000)', 'prefix_rule(["a"], "b" * 10000000)'):
+        with pytest.raises(PolicyError, match=r"^/rules/0\.rules:1:1: .* \[\d+ characters left out\] .*\)$") as caught:
+            run(text)
+        assert len(str(caught.value)) < 2_100
