@@ -50,13 +50,28 @@ _LEFT_OUT = ("cap", "clone", "curses", "db/gdbm", "example", "pcre", "newuser")
 _LEFT_OUT_MACOS = ("attr", "zftp")
 
 _TERMCAP = """\
-mkdir termcap && cd termcap && cp ../../bash/lib/termcap/termcap.h .
+mkdir termcap && cd termcap && cp ../../bash/lib/termcap/*.[ch] .
+sed 's/^static char \\*term_entry;/static char *term_entry = "";/' termcap.c > changed && mv changed termcap.c
+grep -q '^static char .term_entry = "";' termcap.c
 for header in FCNTL STDLIB STRING SYS_FILE UNISTD; do echo "#define HAVE_${header}_H 1"; done > config.h
-for name in termcap tparam; do
-  cc "$@" -DHAVE_CONFIG_H -D__private_extern__= -I. -I../../bash/lib/termcap -c ../../bash/lib/termcap/$name.c
-done
+for name in termcap tparam; do cc "$@" -DHAVE_CONFIG_H -D__private_extern__= -I. -c $name.c; done
 ar rc libtermcap.a termcap.o tparam.o && ranlib libtermcap.a
 """
+"""The library asks about no terminal through a null pointer, and zsh asks before there is one (``${+termcap}``)."""
+
+_FIXED_ANSWERS = (
+    # What configure would take from the build machine's files, although the answer is for the user's machine.
+    "zsh_cv_cs_path=/bin:/usr/bin",
+    "zsh_cv_path_utmp=no",
+    "zsh_cv_path_utmpx=no",
+    "zsh_cv_path_wtmp=no",
+    "zsh_cv_path_wtmpx=no",
+    # It asks about a terminal that /etc/termcap may have. Of bash's library these hold.
+    "zsh_cv_func_tgetent_accepts_null=yes",
+    "zsh_cv_func_tgetent_zero_success=no",
+)
+_DEV_FD: dict[Libc, str] = {"glibc": "/proc/self/fd", "musl": "/proc/self/fd", "macos": "/dev/fd"}
+
 _CONFIGURE = 'exec ../src/configure "$@" CPPFLAGS="-I$PWD/termcap" LDFLAGS="$0 -L$PWD/termcap"'
 """Absolute paths, since the compiler runs in many folders; LDFLAGS come as ``$0``."""
 
@@ -71,6 +86,7 @@ def plan(recipe: Recipe, jobs: int) -> Plan:
     ldflags += [word.removeprefix("LDFLAGS=") for word in recipe.extra if word.startswith("LDFLAGS=")]
     ldflags += ["-static"] if variant.static else []
     arguments = [*_OPTIONS, "--cache-file=config.cache", *_folders(variant), *_system(variant, cross=cross)]
+    arguments += [*_FIXED_ANSWERS, f"zsh_cv_sys_path_dev_fd={_DEV_FD[variant.libc]}"]
     arguments += ["CC=cc", "AR=ar", "RANLIB=ranlib", f"CFLAGS={cflags}"]
     arguments += [word for word in recipe.extra if not word.startswith(("CFLAGS=", "LDFLAGS="))]
     termcap = Step(name=f"{recipe.label}: termcap", command=("sh", "-ec", _TERMCAP, "termcap", *cflags.split()))
