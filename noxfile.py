@@ -182,6 +182,12 @@ def installs(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Build, check and start every platform's programs, and write the table in docs/releasing.md."""
+    step(session, "programs", *session.posargs)
+
+
+@nox.session
 def workflows(session: nox.Session) -> None:
     """Check the workflows and the shell scripts with zizmor, actionlint, their schema and shellcheck."""
     python(session, "release", "workflows", arguments=("-m", "shell_tool_release.workflows"))

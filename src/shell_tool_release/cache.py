@@ -6,6 +6,7 @@ API::
     Key.of(kind, **inputs) -> Key               hash of all inputs
     entry(root, key, build) -> Entry            build once (also across processes), then reuse
     inputs(path) -> dict                        all that went into the entry at a path
+    seconds(path) -> float | None               how long it took to make it
     Lock(path)                                  context manager; one process at a time
     sweep(root)                                 remove old logs and what killed builds left behind
 
@@ -137,8 +138,9 @@ def entry(root: Path, key: Key, build: Callable[[Path], None]) -> Entry:
         scratch = Path(tempfile.mkdtemp(prefix=f"{key.name}.", dir=folder))
         try:
             scratch.chmod(0o755)  # mkdtemp makes it private; an entry may be read by all who may read the cache
+            started = time.monotonic()
             build(scratch)
-            _record(scratch, key)
+            _record(scratch, key, time.monotonic() - started)
             scratch.rename(final)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -160,8 +162,18 @@ def _files(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): file_sha256(path) for path in names}
 
 
-def _record(folder: Path, key: Key) -> None:
+def seconds(path: Path) -> float | None:
+    """Time on the clock that the entry in folder ``path`` took to make; None where nothing says so."""
+    try:
+        found = json.loads((path / _RECORD).read_bytes()).get("seconds")
+    except (OSError, ValueError):
+        return None
+    return float(found) if isinstance(found, int | float) else None
+
+
+def _record(folder: Path, key: Key, took: float) -> None:
     document = {"digest": key.digest, "inputs": json.loads(key.inputs), "files": _files(folder)}
+    document["seconds"] = round(took, 1)
     (folder / _RECORD).write_text(json.dumps(document, indent=1, sort_keys=True), encoding="utf-8")
 
 

@@ -17,14 +17,13 @@ import pytest
 
 from release.conftest import cannot
 from release.test_binaries import readelf
-from shell_tool_release import macho
+from shell_tool_release import emulation, macho
 from shell_tool_release.binaries import check_binary, describe
 from shell_tool_release.native import NativeOptions, build_native
 from shell_tool_release.options import TARGETS
 from shell_tool_release.shells import KINDS, ShellOptions, build_shell
 from shell_tool_release.variants import Variant, load_variants
 from shell_tool_release.workspace import find_workspace
-from support import emulation
 
 if TYPE_CHECKING:
     from pathlib import Path

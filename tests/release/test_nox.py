@@ -41,6 +41,7 @@ NAMES = {
     "try_wheel",
     "publish_check",
     "installs",
+    "docs",
     "version",
     "handover",
     "assemble",
