@@ -273,8 +273,7 @@ def _check(arguments: Sequence[str]) -> int:
     from codex_shell_tool_mcp.execpolicy import check  # noqa: PLC0415
 
     status = check.main(arguments)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    sys.stdout.flush()  # what goes to stderr is flushed at each line's end
     os._exit(status)  # there is nothing to wind up, and Python would take 10 ms for it
 
 
