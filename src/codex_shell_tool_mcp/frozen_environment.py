@@ -26,6 +26,20 @@ def is_frozen() -> bool:
     return bool(getattr(sys, "frozen", False))
 
 
+def own_command() -> list[str]:
+    """The command line that starts this frozen program once more.
+
+    On a system without glibc the launcher starts it by a loader of the package's; the program cannot be executed alone.
+    """
+    try:
+        by_loader = Path("/proc/self/exe").readlink().name.startswith("ld-linux")
+        words = Path("/proc/self/cmdline").read_bytes().split(b"\0") if by_loader else []
+    except OSError:  # macOS has no /proc
+        words = []
+    before = next((at for at, word in enumerate(words) if os.path.realpath(word) == os.fsencode(sys.executable)), 0)
+    return [*map(os.fsdecode, words[:before]), sys.executable]
+
+
 def started_with() -> dict[bytes, bytes]:
     """The environment of the process as the kernel got it, before Python changed it; Python's own view elsewhere."""
     try:

@@ -1,9 +1,10 @@
-"""A Debian source package by apt, in a private state folder: nothing on the system changes, no root is needed.
+"""Debian packages, source and binary, by apt in a private state folder: no root, and nothing on the system changes.
 
 API::
 
     download_source(package=, suites=, wanted=, scratch=) -> SourcePackage
     newest_source(package=, suites=, scratch=, download=) -> Newest
+    download_packages(names=, suite=, architecture=, scratch=) -> list[Path]
 
 Debian's hosts come from apt's own configuration. Whoever calls checks the hashes of what comes back.
 Recipe: apt.conf(5) (Dir::State, Dir::Cache, Dir::Etc), sources.list(5) (deb822), apt-get(8) (--print-uris).
@@ -163,6 +164,24 @@ def newest_source(*, package: str, suites: Sequence[str], scratch: Path, downloa
     raise SourceError("; ".join(dict.fromkeys(reasons)))
 
 
+def download_packages(*, names: Sequence[str], suite: str, architecture: str, scratch: Path) -> list[Path]:
+    """Download binary packages of any Debian architecture (``amd64``, ``arm64``); SourceError says why not."""
+    if shutil.which("apt-get") is None:
+        message = "apt-get is not on this machine"
+        raise SourceError(message)
+    apt = _prepare(scratch)
+    reasons: list[str] = []
+    for base in _bases(apt):
+        try:
+            _update(apt, base, suite, architecture)
+            apt.run("download", *names)
+        except SourceError as error:
+            reasons.append(str(error))
+        else:
+            return sorted(apt.downloads.glob("*.deb"))
+    raise SourceError("; ".join(dict.fromkeys(reasons)))
+
+
 def _prepare(folder: Path) -> _Apt:
     for name in ("lists/partial", "cache/archives/partial", "parts", "dl"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -212,23 +231,26 @@ def _arrived(path: Path) -> Path:
     return path
 
 
-def _update(apt: _Apt, base: str, suite: str) -> None:
-    """Read the suite's index of sources, verified if this machine's keyring can."""
+def _update(apt: _Apt, base: str, suite: str, architecture: str | None = None) -> None:
+    """Read the suite's index, of sources or of an architecture's packages; verified if this machine's keyring can."""
     try:
-        _read_index(apt, base, suite, verified=True)
+        _read_index(apt, base, suite, architecture, verified=True)
     except SourceError:
-        _read_index(apt, base, suite, verified=False)
+        _read_index(apt, base, suite, architecture, verified=False)
 
 
-def _read_index(apt: _Apt, base: str, suite: str, *, verified: bool) -> None:
+def _read_index(apt: _Apt, base: str, suite: str, architecture: str | None, *, verified: bool) -> None:
     keyring = next((path for path in _KEYRINGS if path.is_file()), None)
     signed = [f"Signed-By: {keyring}"] if verified and keyring else []
     unverified = [] if verified else ["Trusted: yes"]
-    source = ["Types: deb-src", f"URIs: {base}", f"Suites: {suite}", "Components: main", *signed, *unverified]
+    kind = ["Types: deb", f"Architectures: {architecture}"] if architecture else ["Types: deb-src"]
+    source = [*kind, f"URIs: {base}", f"Suites: {suite}", "Components: main", *signed, *unverified]
     (apt.folder / "parts" / "private.sources").write_text("\n".join(source) + "\n", encoding="utf-8")
+    other = [f'APT::Architecture "{architecture}";', f'APT::Architectures {{ "{architecture}"; }};']
     apt.configure(
         'Dir::Etc::SourceList "/dev/null";',
         f'Dir::Etc::SourceParts "{apt.folder}/parts";',
         'APT::Update::Error-Mode "any";',  # else a suite that cannot be read is only a warning
+        *(other if architecture else ()),
     )
     apt.run("update")

@@ -10,9 +10,11 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import venv
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,57 @@ def ensure(root: Path, name: str, groups: tuple[str, ...]) -> Path:
         for group in groups:
             _install(root, folder, python, group)
     return python
+
+
+@dataclass(frozen=True)
+class Wheels:
+    """Wheels of another Python than the one that runs: ``machine`` as in their names, ``python`` as ``3.13``."""
+
+    machine: str
+    python: str
+
+    def options(self) -> list[str]:
+        """What tells pip: CPython, on any glibc since 2.17."""
+        names = ["manylinux2014", "manylinux_2_17", "manylinux_2_12", "manylinux_2_5"]
+        platforms = [word for name in names for word in ("--platform", f"{name}_{self.machine}")]
+        return ["--implementation", "cp", "--python-version", self.python, *platforms]
+
+
+def ensure_wheels(root: Path, name: str, groups: tuple[str, ...], wheels: Wheels) -> Path:
+    """Return a folder of packages for another Python, holding ``groups`` as locked: to be named by ``PYTHONPATH``.
+
+    Args:
+        root: The checkout.
+        name: Folder name below ``.nox``.
+        groups: As for :func:`ensure`.
+        wheels: What they are for. Conditions in requirements (``python_version < …``) are still those of this Python.
+
+    Raises:
+        subprocess.CalledProcessError: pip failed; it said why.
+    """
+    folder = root / FOLDER / name
+    packages = folder / "packages"
+    locks = [root / LOCKS / f"{group}.txt" for group in groups]
+    contents = [lock.read_text(encoding="utf-8") for lock in locks]
+    digest = hashlib.sha256(json.dumps([contents, wheels.options()]).encode()).hexdigest()
+    stamp = folder / "installed"
+    folder.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{name}.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        if not (stamp.exists() and stamp.read_text(encoding="utf-8") == digest):
+            print(f"environment {name}: installing {', '.join(groups)}", flush=True)
+            shutil.rmtree(packages, ignore_errors=True)
+            options = [*wheels.options(), "--no-compile", "--target", str(packages), "--require-hashes"]
+            named = [word for lock in locks for word in ("--requirement", str(lock))]
+            subprocess.run([*_pip(Path(sys.executable)), *options, *named], check=True, env=_clean_environment())
+            stamp.write_text(digest, encoding="utf-8")
+    return packages
+
+
+def _pip(python: Path) -> list[str]:
+    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
+    # Wheels only: building one from source would need a compiler, which a release must not.
+    return [*command, "--only-binary", ":all:"]
 
 
 def requirements(root: Path, group: str) -> list[str]:
@@ -84,14 +137,9 @@ def _install(root: Path, folder: Path, python: Path, group: str) -> None:
     if stamp.exists() and stamp.read_text(encoding="utf-8") == digest:
         return
     print(f"environment {folder.name}: installing {group}", flush=True)
-    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
-    # Wheels only: building one from source would need a compiler, which a release must not.
-    command += ["--only-binary", ":all:"]
     # A group that is not locked yet can be tried; a test wants a lock of every group that is committed.
-    command += (
-        ["--require-hashes", "--requirement", str(lock)] if locked else ["--constraint", str(constraints), *wanted]
-    )
-    subprocess.run(command, check=True, env=_clean_environment())
+    what = ["--require-hashes", "--requirement", str(lock)] if locked else ["--constraint", str(constraints), *wanted]
+    subprocess.run([*_pip(python), *what], check=True, env=_clean_environment())
     stamp.write_text(digest, encoding="utf-8")
 
 

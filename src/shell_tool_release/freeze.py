@@ -2,11 +2,17 @@
 
 API::
 
-    freeze(workspace) -> Frozen          builds, or takes from the cache
-    LEFT_OUT                             modules that are left out beside the server's own list
+    freeze(workspace, target=None) -> Frozen    builds, or takes from the cache; this machine's platform by default
+    LEFT_OUT                                    modules that are left out beside the server's own list
 
-The project is built as a wheel and installed into an environment that holds only the runtime dependencies and
-PyInstaller; what is frozen is that installation, never the checkout. Everything that goes in is part of the cache key.
+The project is built as a wheel; what is frozen is that wheel with the runtime dependencies, never the checkout.
+Everything that goes in is part of the cache key.
+
+On Linux the Python is ours (:mod:`shell_tool_release.portable_python`), the dependencies are wheels for manylinux2014,
+and both programs get boot programs of our own, so the bundle runs on every glibc since 2.17 and depends on nothing of
+the machine that made it. The freezer serves to find what is needed. A bundle for another Linux platform is this
+machine's with each library and boot program replaced by that platform's: compiled Python is the same on both.
+On macOS the machine's own Python is frozen, with the freezer's boot program for the server.
 """
 
 from __future__ import annotations
@@ -20,19 +26,21 @@ import sys
 import sysconfig
 import tempfile
 import tomllib
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codex_shell_tool_mcp.server.excluded import EXCLUDED_MODULES
-from shell_tool_release import environments, licenses
-from shell_tool_release.cache import Key, cache_root, entry, file_sha256
+from shell_tool_release import boot, elf, environments, licenses
+from shell_tool_release.cache import Entry, Key, cache_root, entry, file_sha256
 from shell_tool_release.errors import BuildError, run_main
-from shell_tool_release.lock import load_lock
-from shell_tool_release.toolchain import ZigCompiler, build_environ, find_zig
+from shell_tool_release.portable_python import GLIBC, TRIPLES, build_python
+from shell_tool_release.toolchain import find_zig
 from shell_tool_release.workspace import find_workspace, host_platform
 
 if TYPE_CHECKING:
+    from shell_tool_release.portable_python import PortablePython
     from shell_tool_release.workspace import Workspace
 
 ENVIRONMENT = "freeze"
@@ -42,9 +50,6 @@ PACKAGE = "codex_shell_tool_mcp"
 
 WRAPPER = "codex-execve-wrapper-py"
 """The Python wrapper's program."""
-
-_BOOT_TARGETS = {"linux-x64": "x86_64-linux-gnu.2.17", "linux-arm64": "aarch64-linux-gnu.2.17"}
-"""What its boot program is compiled for: any glibc, for the libpython beside it is the one that asks for a newer."""
 
 OPTIMIZE = 2
 """As ``python -OO``: no assertions, no docstrings. Assertions here state what cannot happen and guard no input."""
@@ -71,10 +76,15 @@ LEFT_OUT: tuple[str, ...] = (
 Each is met by the freezer on its way through the imports, which a test checks with the bundle's own listing.
 """
 
+PORTABLE_LEFT_OUT: tuple[str, ...] = (
+    "ctypes",  # prctl(2) is asked for by the boot program, which needs no library for it
+)
+"""What is left out beside that where the boot program is ours."""
+
 HIDDEN: dict[str, tuple[str, ...]] = {}
 """Imports that cannot be seen in the code, by program."""
 
-_FORMAT = 1
+_FORMAT = 2
 """Part of the cache key; one more whenever this file makes something else of the same input."""
 
 
@@ -83,12 +93,25 @@ class Frozen:
     """A frozen bundle: ``server`` is the folder to ship, ``licenses`` the texts of all that is in it.
 
     ``listing`` is JSON: ``members``, the name and origin of each file, and ``excluded``, what was met and left out.
+    ``python`` is the version of the Python in it.
     """
 
     server: Path
     licenses: Path
     listing: Path
+    python: str
     reused: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Interpreter:
+    """The Python that freezes and is frozen; ``portable`` is ``None`` for the machine's own (macOS)."""
+
+    program: Path
+    site_packages: Path
+    version: str
+    digest: str
+    portable: PortablePython | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,35 +119,63 @@ class _Input:
     """What is frozen, with which Python."""
 
     wheel: Path
-    python: Path
+    python: _Interpreter
     scripts: dict[str, str]
     excluded: tuple[str, ...]
-    strip: bool
-    compiler: ZigCompiler
 
 
-def freeze(workspace: Workspace) -> Frozen:
-    """Freeze the checkout's server for this machine's platform.
+def freeze(workspace: Workspace, target: str | None = None) -> Frozen:
+    """Freeze the checkout's server for ``target`` (default: this machine's platform).
 
     Raises:
         BuildError: A step failed; the text shows the end of what it said.
     """
-    python = environments.ensure(workspace.root, ENVIRONMENT, GROUPS)
+    host, wanted = host_platform(), target or host_platform()
+    if wanted != host and not (wanted in TRIPLES and host in TRIPLES):
+        raise BuildError(f"the server for {wanted} is frozen on such a machine, not on {host}")
+    python = _machine_python(workspace) if host not in TRIPLES else _portable_python(workspace, host)
     with tempfile.TemporaryDirectory(prefix="wheel-") as folder:
         source = _Input(
             wheel=_build_wheel(workspace, Path(folder)),
             python=python,
             scripts=_scripts(workspace),
-            excluded=(*EXCLUDED_MODULES, *LEFT_OUT),
-            strip=sys.platform != "darwin" and shutil.which("strip") is not None,
-            compiler=ZigCompiler(zig=find_zig(), target=_BOOT_TARGETS.get(host_platform(), "native")),
+            excluded=(*EXCLUDED_MODULES, *LEFT_OUT, *(PORTABLE_LEFT_OUT if python.portable else ())),
         )
-        found = entry(cache_root(), _key(workspace, source), lambda place: _freeze(source, place))
+        key = _key(workspace, source)
+        found = entry(cache_root(), key, lambda place: _freeze(source, place))
+        if wanted != host:
+            found = _for_another(workspace, wanted, found, key, source)
     return Frozen(
         server=found.path / "server",
         licenses=found.path / "licenses",
         listing=found.path / "listing.json",
+        python=python.version,
         reused=found.reused,
+    )
+
+
+def _machine_python(workspace: Workspace) -> _Interpreter:
+    program = environments.ensure(workspace.root, ENVIRONMENT, GROUPS)
+    return _Interpreter(
+        program=program,
+        site_packages=_site_packages(program),
+        version=sys.version.split()[0],
+        digest=f"{sys.version} {_libpython_digest()}",
+        portable=None,
+    )
+
+
+def _portable_python(workspace: Workspace, target: str) -> _Interpreter:
+    python = build_python(target)
+    # The freezer only runs on this machine; another platform's packages are only looked at.
+    groups = GROUPS if target == host_platform() else GROUPS[:1]
+    wheels = environments.Wheels(machine=TRIPLES[target].partition("-")[0], python=python.short)
+    return _Interpreter(
+        program=python.program,
+        site_packages=environments.ensure_wheels(workspace.root, f"{ENVIRONMENT}-{target}", groups, wheels),
+        version=python.version,
+        digest=python.digest,
+        portable=python,
     )
 
 
@@ -148,25 +199,20 @@ def _key(workspace: Workspace, source: _Input) -> Key:
         "server",
         format=_FORMAT,
         wheel=file_sha256(source.wheel),
-        recipe=[file_sha256(path) for path in (_spec_file(), Path(licenses.__file__))],
+        recipe=[file_sha256(path) for path in (_spec_file(), *(Path(str(m.__file__)) for m in (boot, elf, licenses)))],
         requirements=[environments.requirements(workspace.root, group) for group in GROUPS],
         constraints=file_sha256(workspace.root / environments.CONSTRAINTS),
-        python=sys.version,
-        libpython=_libpython_digest(),
+        python=source.python.digest,
         excluded=source.excluded,
         hidden=HIDDEN,
         optimize=OPTIMIZE,
-        strip=source.strip,
-        boot=[file_sha256(_boot_file()), source.compiler.identity],
+        boot=[file_sha256(path) for path in boot.SOURCES],
+        zig=find_zig().version,
     )
 
 
 def _spec_file() -> Path:
     return Path(__file__).with_name("server.spec")
-
-
-def _boot_file() -> Path:
-    return Path(__file__).with_name("wrapper_boot.c")
 
 
 def _libpython_digest() -> str:
@@ -182,29 +228,80 @@ def _libpython_digest() -> str:
 
 def _freeze(source: _Input, folder: Path) -> None:
     """Fill ``folder`` with ``server`` and ``licenses``."""
-    _run(
-        [
-            str(source.python),
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-deps",
-            "--force-reinstall",
-            "--no-index",
-            str(source.wheel),
-        ]
-    )
     work = folder / "work"
     work.mkdir()
     listing = _run_pyinstaller(source, work)
     (work / "dist" / "server").rename(folder / "server")
-    if sys.platform == "linux":
-        _boot_wrapper(source, folder / "server", work)
-    licenses.collect(listing, site_packages=_site_packages(source.python), target=folder / "licenses")
+    portable = source.python.portable
+    if portable is not None:
+        for library in _HOST_LIBRARIES:
+            (folder / "server" / "_internal" / library).unlink(missing_ok=True)
+        listing = [member for member in listing if member.name not in _HOST_LIBRARIES]
+        _finish(folder / "server", work, source, portable)
+    licenses.collect(
+        listing,
+        site_packages=source.python.site_packages,
+        target=folder / "licenses",
+        portable=None if portable is None else (portable.prefix, portable.licenses),
+    )
     (work / "listing.json").rename(folder / "listing.json")
     shutil.rmtree(work)
     _check(folder / "server", source)
+
+
+_HOST_LIBRARIES = ("libgcc_s.so.1",)
+"""Libraries of this machine that the freezer collects although every system with a glibc has its own, by the same rule
+that lets the wheels need them (PEP 599)."""
+
+
+def _finish(server: Path, work: Path, source: _Input, portable: PortablePython) -> None:
+    """What is made for the platform itself: stripped libraries, checked, and the boot programs."""
+    for path in elf.files(server / "_internal"):
+        elf.strip(path)
+        elf.check(path, portable.target, GLIBC)
+    for name, entry_point in source.scripts.items():
+        module, _, function = entry_point.partition(":")
+        program = boot.WRAPPER if name == WRAPPER else boot.SERVER
+        (server / name).unlink()
+        boot.compile_program(program, server / name, portable, {"MODULE": module, "FUNCTION": function}, work)
+
+
+def _for_another(workspace: Workspace, target: str, here: Entry, key: Key, source: _Input) -> Entry:
+    """The bundle for another Linux platform: this machine's with that platform's libraries and boot programs."""
+    other = _portable_python(workspace, target)
+    portable = other.portable
+    assert portable is not None
+
+    def build(folder: Path) -> None:
+        for part in ("server", "licenses"):
+            shutil.copytree(here.path / part, folder / part)
+        shutil.copyfile(here.path / "listing.json", folder / "listing.json")
+        bundle, work = folder / "server" / "_internal", folder / "work"
+        work.mkdir()
+        for path in elf.files(bundle):
+            path.unlink()
+            counterpart = _counterpart(path.relative_to(bundle), other)
+            shutil.copyfile(counterpart, path.with_name(counterpart.name))
+        _finish(folder / "server", work, source, portable)
+        shutil.rmtree(work)
+
+    inputs = {"native": key.digest, "python": other.digest, "zig": find_zig().version, "target": target}
+    return entry(cache_root(), Key.of("server", format=_FORMAT, **inputs), build)
+
+
+def _counterpart(name: Path, other: _Interpreter) -> Path:
+    """The file of another platform's packages that is what ``name`` is in this machine's bundle."""
+    portable = other.portable
+    assert portable is not None
+    if name.name == portable.library.name:
+        return portable.library
+    stem = name.name.partition(".")[0]
+    found = sorted((other.site_packages / name.parent).glob(f"{stem}.*.so"))
+    if len(found) != 1:
+        raise BuildError(
+            f"{name} in this machine's bundle has {len(found)} counterparts for {portable.target}, not one"
+        )
+    return found[0]
 
 
 def _run_pyinstaller(source: _Input, work: Path) -> list[licenses.Member]:
@@ -215,14 +312,22 @@ def _run_pyinstaller(source: _Input, work: Path) -> list[licenses.Member]:
         "excludes": source.excluded,
         "dropped_data": [".dist-info"],
         "optimize": OPTIMIZE,
-        "strip": source.strip,
         "listing": str(work / "listing.json"),
     }
     (work / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
-    command = [str(source.python), "-m", "PyInstaller", "--noconfirm", "--clean", "--log-level", "WARN"]
+    with zipfile.ZipFile(source.wheel) as wheel:
+        wheel.extractall(work / "wheel")
+    command = [str(source.python.program), "-m", "PyInstaller", "--noconfirm", "--clean", "--log-level", "WARN"]
     command += ["--distpath", str(work / "dist"), "--workpath", str(work / "work"), str(_spec_file())]
-    # The seed fixes the order of entries in base_library.zip: the bundle is the same byte for byte each time.
-    environ = {"PYTHONHASHSEED": "1", "PYINSTALLER_CONFIG_DIR": str(work / "config"), "LC_ALL": "C.UTF-8", "TZ": "UTC"}
+    environ = {
+        # The seed fixes the order of entries in base_library.zip: the bundle is the same byte for byte each time.
+        "PYTHONHASHSEED": "1",
+        "PYTHONPATH": f"{work / 'wheel'}{os.pathsep}{source.python.site_packages}",
+        "PYTHONDONTWRITEBYTECODE": "1",  # the Python is in the cache, where nothing may change
+        "PYINSTALLER_CONFIG_DIR": str(work / "config"),
+        "LC_ALL": "C.UTF-8",
+        "TZ": "UTC",
+    }
     _run([*command, "--", str(work / "recipe.json")], environ)
     listing = json.loads((work / "listing.json").read_bytes())
     return [licenses.Member(name=name, source=source) for name, source in listing["members"]]
@@ -233,27 +338,6 @@ def _write_script(work: Path, name: str, target: str) -> Path:
     path = work / f"{name.replace('-', '_')}.py"
     path.write_text(f"import sys\n\nfrom {module} import {function}\n\nsys.exit({function}())\n", encoding="utf-8")
     return path
-
-
-def _boot_wrapper(source: _Input, server: Path, work: Path) -> None:
-    """Put a boot program of our own in place of the wrapper's: the freezer's changes the process that is to exec.
-
-    Its file says how. On macOS the freezer's stays, with its differences (tests/NAMED_EXCEPTIONS.md).
-    """
-    name = sysconfig.get_config_var("INSTSONAME")
-    bundle = server / "_internal"
-    extensions = next(bundle.glob("python3*/lib-dynload")).relative_to(bundle)
-    defines = {"LIBRARY": name, "EXTENSIONS": extensions, "MODULE": source.scripts[WRAPPER].partition(":")[0]}
-    command = [*source.compiler.command(), "-std=c11", "-D_GNU_SOURCE", "-Os", "-s", "-Wall", "-Wextra", "-Werror"]
-    command += ["-fno-sanitize=all", "-Wl,--build-id=none", f"-ffile-prefix-map={_boot_file().parent}=src"]
-    command += [f'-D{key}="{value}"' for key, value in defines.items()]
-    headers = Path(sysconfig.get_path("include"))
-    # Debian's pyconfig.h includes the machine's own by a path from the folder above, as the C library's headers are.
-    command += ["-isystem", str(headers), "-idirafter", str(headers.parent)]
-    command += ["-o", str(server / WRAPPER), str(_boot_file()), "-ldl"]
-    (server / WRAPPER).unlink()
-    environ = build_environ(folder=work, cache=cache_root(), epoch=load_lock().epoch)
-    _run(command, environ)
 
 
 def _site_packages(python: Path) -> Path:

@@ -85,18 +85,27 @@ def read_components(folder: Path) -> list[Component]:
     return sorted(parts, key=lambda part: part.name.lower())
 
 
-def collect(members: Iterable[Member], *, site_packages: Path, target: Path) -> None:
+def collect(
+    members: Iterable[Member], *, site_packages: Path, target: Path, portable: tuple[Path, Path] | None = None
+) -> None:
     """Write the licence texts of everything ``members`` came from below ``target``.
+
+    ``portable`` are the folder of the Python that was frozen and that of its texts, if it is not this one; nothing of
+    the freezer's is then in what is shipped.
 
     Raises:
         BuildError: A part has no text.
     """
     owners = _owners(site_packages)
-    listed = list(members)
-    used = {owners[path] for member in listed if (path := _installed_path(member)) in owners} | {"pyinstaller"}
+    listed = [member for member in members if portable is None or not Path(member.source).is_relative_to(portable[0])]
+    used = {owners[path] for member in listed if (path := _installed_path(member)) in owners}
+    used |= {"pyinstaller"} if portable is None else set()
     for name in sorted(used - {_OURS}):
         _write_distribution(target, next(iter(distributions(name=name, path=[str(site_packages)]))))
-    _write_python(target)
+    if portable is None:
+        _write_python(target)
+    else:
+        shutil.copytree(portable[1], target, dirs_exist_ok=True)
     libraries = {Path(member.source) for member in listed if _is_foreign(Path(member.source), site_packages)}
     for library in sorted(libraries):
         _write_library(target, library)

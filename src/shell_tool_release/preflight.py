@@ -28,7 +28,7 @@ FREE_BYTES = 3 * 1024**3
 PACKAGES: dict[str, dict[str, str]] = {
     "python": {"apt": "python3", "dnf": "python3", "brew": "python"},
     "venv": {"apt": "python3-venv", "dnf": "python3", "brew": "python"},
-    "libpython": {"apt": "libpython3-dev", "dnf": "python3-devel", "brew": "python"},
+    "libpython": {"apt": "", "dnf": "", "brew": "python"},
     "objdump": {"apt": "binutils", "dnf": "binutils", "brew": ""},
     "git": {"apt": "git", "dnf": "git", "brew": "git"},
     "make": {"apt": "make", "dnf": "make", "brew": "make"},
@@ -117,16 +117,14 @@ def _venv() -> Problem | None:
 
 
 def _libpython() -> Problem | None:
-    """The shared libpython becomes part of the frozen server; the places are those PyInstaller looks at."""
+    """On macOS the shared libpython becomes part of the frozen server; on Linux one is built for that."""
+    if sys.platform != "darwin":
+        return None
     name = str(sysconfig.get_config_var("INSTSONAME") or "")
     if sysconfig.get_config_var("PYTHONFRAMEWORK"):
         return None
     if any((place / name).exists() for place in _library_folders()):
-        header = Path(sysconfig.get_path("include")) / "Python.h"
-        found = header.exists() or sys.platform == "darwin"
-        return (
-            None if found else Problem("libpython", f"{header}: the Python wrapper's boot program is compiled with it")
-        )
+        return None
     if not sysconfig.get_config_var("Py_ENABLE_SHARED"):
         return Problem("libpython", f"a Python built with --enable-shared: {sys.executable} is not")
     return Problem("libpython", f"the shared library {name}: it becomes part of the frozen server")

@@ -41,9 +41,7 @@ COMMAND = "./run release"
 SECONDS = 3600
 USER = "builder"
 
-PACKAGES = tuple(
-    preflight.PACKAGES[need]["apt"] for need in ("venv", "libpython", "objdump", "git", "make", "node", "npm")
-)
+PACKAGES = tuple(preflight.PACKAGES[need]["apt"] for need in ("venv", "objdump", "git", "make", "node", "npm"))
 
 _CARRIED = re.compile(
     r"(PIP_|NPM_CONFIG_|.*_proxy$|SSL_CERT_|.*_CA_BUNDLE$|NODE_EXTRA_CA_CERTS$|GIT_SSL_)", re.IGNORECASE

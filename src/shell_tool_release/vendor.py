@@ -12,6 +12,7 @@ API::
     vendor/<platform>/server/                            the frozen server and the Python wrapper
     vendor/<platform>/bin/codex-execve-wrapper           and codex-shell-supervisor
     vendor/<platform>/bash/<variant>/bash
+    vendor/<platform>/glibc/                             its loader and libraries, for Linux systems without glibc
     vendor/<platform>/licenses/<part>/                   licence texts of all of the above
     vendor/<platform>/build.json                         what it was built with, and what could not be made here
 
@@ -33,8 +34,10 @@ from shell_tool_release.binaries import describe
 from shell_tool_release.cache import inputs
 from shell_tool_release.errors import BuildError, run_main
 from shell_tool_release.freeze import Frozen, freeze
+from shell_tool_release.glibc import install_glibc
 from shell_tool_release.licenses import Component, read_components, write_component
 from shell_tool_release.native import NativeOptions, build_native, install_native
+from shell_tool_release.portable_python import TRIPLES
 from shell_tool_release.shells import KINDS, BuiltShell, ShellOptions, build_shells, install_shells
 from shell_tool_release.sources import SourceOptions, bash_source
 from shell_tool_release.toolchain import Zig, find_zig
@@ -71,6 +74,8 @@ def assemble(workspace: Workspace, target: str, parts: Parts) -> Path:
     if parts.frozen is not None:
         shutil.copytree(parts.frozen.server, folder / "server", symlinks=True)
         shutil.copytree(parts.frozen.licenses, folder / "licenses")
+        if target in TRIPLES:
+            install_glibc(target, folder)
     install_native(parts.native, workspace.vendor)
     install_shells(parts.shells, workspace.vendor)
     write_shell_licenses(folder / "licenses", parts.shells)
@@ -160,7 +165,7 @@ def _build_record(folder: Path, parts: Parts) -> dict[str, object]:
     server = {} if parts.frozen is None else {"server": inputs(parts.frozen.server.parent)}
     return {
         "platform": folder.name,
-        "python": sys.version.split()[0],
+        "python": "" if parts.frozen is None else parts.frozen.python,
         "zig": parts.zig.version,
         "bash": {"version": parts.source.version, "level": parts.source.level, "tree": parts.source.digest},
         "glibc": glibc_floor(folder / "server"),
@@ -208,7 +213,7 @@ def read_builds(vendor: Path) -> dict[str, dict[str, object]]:
 
 def freezable(target: str) -> bool:
     """Whether this machine can freeze a server for ``target``."""
-    return target == host_platform()
+    return target == host_platform() or (target in TRIPLES and host_platform() in TRIPLES)
 
 
 def build_parts(workspace: Workspace, target: str, *, keep_going: bool = False) -> Parts:
@@ -218,7 +223,7 @@ def build_parts(workspace: Workspace, target: str, *, keep_going: bool = False) 
     rows = variants_for(load_variants(workspace.variants_file), targets=(target,), shells=KINDS)
     natives = replace(NativeOptions.default(workspace), targets=(target,), keep_going=keep_going)
     return Parts(
-        frozen=freeze(workspace) if freezable(target) else None,
+        frozen=freeze(workspace, target) if freezable(target) else None,
         native=build_native(natives),
         shells=build_shells(replace(default, context=context, variants=rows)),
         source=bash_source(default.context.sources),

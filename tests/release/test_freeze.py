@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from shell_tool_release import environments, licenses
+from shell_tool_release import elf, environments, licenses
+from shell_tool_release.archives import load_archives
 from shell_tool_release.errors import BuildError
 from shell_tool_release.freeze import LEFT_OUT, digest, freeze
 from shell_tool_release.licenses import Component, Member, read_components, write_component
+from shell_tool_release.portable_python import GLIBC
 from shell_tool_release.vendor import glibc_floor
+from shell_tool_release.workspace import host_platform
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,22 +67,25 @@ def test_the_wrapper_starts(frozen: Frozen) -> None:
     assert done.stderr.startswith("usage: ")
 
 
-def test_stripped(frozen: Frozen) -> None:
+def test_libraries_load_on_every_glibc(frozen: Frozen) -> None:
+    """Stripped, for this machine, and asking for nothing that not every system with glibc 2.17 or newer has."""
     if sys.platform == "darwin":
-        pytest.skip("stripping breaks signatures on macOS, so nothing is stripped there")
-    from shell_tool_release.binaries import describe  # noqa: PLC0415
+        pytest.skip("macOS bundles hold the machine's own Python")
+    libraries = elf.files(frozen.server / "_internal")
+    names = {path.name.partition(".")[0] for path in libraries}
+    assert names == {"libpython3", "_pydantic_core", "starlark"}, "every other library is one more thing to load"
+    for path in elf.files(frozen.server):
+        elf.check(path, host_platform(), GLIBC)
+    assert glibc_floor(frozen.server) == "2.17"
 
-    libraries = [path for path in frozen.server.rglob("*") if path.name.endswith(".so") or ".so." in path.name]
-    assert len(libraries) > 10, "how many of its own Python has as libraries differs"
-    assert [path.name for path in libraries if describe(path).symbols] == []
 
-
-def test_the_oldest_glibc_is_told(frozen: Frozen) -> None:
+def test_the_python_is_ours(frozen: Frozen) -> None:
     if sys.platform == "darwin":
-        pytest.skip("macOS has no glibc")
-    major, minor = map(int, glibc_floor(frozen.server).split("."))
-    here = tuple(map(int, str(os.confstr("CS_GNU_LIBC_VERSION")).split()[1].split(".")))
-    assert (2, 17) <= (major, minor) <= here
+        pytest.skip("macOS bundles hold the machine's own Python")
+    version = load_archives()["cpython"].version
+    assert frozen.python == version
+    library = frozen.server / "_internal" / f"libpython{version.rpartition('.')[0]}.so.1.0"
+    assert f"{version}\0".encode() in library.read_bytes()
 
 
 def test_no_path_of_the_build_is_in_it(frozen: Frozen, workspace: Workspace) -> None:
@@ -107,12 +112,13 @@ def test_every_shipped_distribution_has_its_text(frozen: Frozen) -> None:
     names = {part.name.lower().replace("-", "_") for part in read_components(frozen.licenses)}
     members = json.loads(frozen.listing.read_text())["members"]
     tops = {name.split("/")[0] for name, _ in members if "/" in name and name.endswith((".pyc", ".so"))}
-    ours = {"codex_shell_tool_mcp", "python3." + str(sys.version_info[1])}
+    ours = {"codex_shell_tool_mcp", f"python{frozen.python.rpartition('.')[0]}"}
     unknown = {
         top for top in tops - ours - set(sys.stdlib_module_names) if not any(top.startswith(name[:8]) for name in names)
     }
     assert unknown == set()
-    assert {"cpython", "pyinstaller", "mcp", "pydantic", "anyio"} <= names
+    assert {"cpython", "mcp", "pydantic", "anyio"} <= names
+    assert ("pyinstaller" in names) == (sys.platform == "darwin"), "on Linux its boot program is not shipped"
 
 
 def test_a_part_without_a_text_is_an_error(tmp_path: Path) -> None:
@@ -132,8 +138,10 @@ def test_a_library_of_no_package_is_an_error(tmp_path: Path, frozen: Frozen, wor
 
 
 def _site_packages(workspace: Workspace) -> Path:
-    """Of the environment that freezes: there the frozen server's packages are."""
-    return next((workspace.root / ".nox" / "freeze" / "lib").glob("python3*/site-packages"))
+    """Where the frozen server's packages are installed."""
+    if sys.platform == "darwin":
+        return next((workspace.root / ".nox" / "freeze" / "lib").glob("python3*/site-packages"))
+    return workspace.root / ".nox" / f"freeze-{host_platform()}" / "packages"
 
 
 def test_requirements_follow_included_groups(tmp_path: Path) -> None:

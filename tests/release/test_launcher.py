@@ -157,10 +157,13 @@ def test_each_platform(
     make: Callable[..., Path], machine: Callable[..., dict[str, str]], system: str, processor: str, platform: str
 ) -> None:
     if system == "Linux" and not Path(_loader(processor)).exists():
+        cannot_load = make("package", platform)
+        own = cannot_load.parents[1] / "vendor" / platform / "glibc" / Path(_loader(processor)).name
         expected = (
-            f"codex-shell-tool-mcp: the server needs glibc, which this system does not have (no {_loader(processor)})\n"
+            f"codex-shell-tool-mcp: the server needs glibc, which this system does not have (no {_loader(processor)}), "
+            f"nor this package (no {own})\n"
         )
-        done = _run(["sh", str(make("package", platform))], machine(system, processor))
+        done = _run(["sh", str(cannot_load)], machine(system, processor))
         assert (done.returncode, done.stdout, done.stderr) == (1, "", expected)
         return
     done = _run(["sh", str(make("package", platform))], machine(system, processor))
@@ -169,6 +172,40 @@ def test_each_platform(
 
 def _loader(processor: str) -> str:
     return "/lib64/ld-linux-x86-64.so.2" if processor == "x86_64" else "/lib/ld-linux-aarch64.so.1"
+
+
+LOADER = """#!/bin/sh
+echo "loader $0"
+for word; do echo "argument <$word>"; done
+env | grep ^LD_ && echo "a variable tells of it"
+exit 0
+"""
+
+
+def test_without_glibc_the_packages_own_loads_the_server(
+    shell: list[str], make: Callable[..., Path], machine: Callable[..., dict[str, str]], tmp_path: Path
+) -> None:
+    """On a machine whose loader is not there: an arm64 one, as far as this one can tell."""
+    if Path(_loader("aarch64")).exists():
+        pytest.skip("this machine has that loader")
+    program = make("with space", "linux-arm64")
+    folder = program.parents[1] / "vendor" / "linux-arm64"
+    own = folder / "glibc" / "ld-linux-aarch64.so.1"
+    own.parent.mkdir()
+    own.write_text(LOADER)
+    environ = machine("Linux", "aarch64")
+    said = _run([*shell, str(program)], environ)
+    assert (said.returncode, said.stderr) == (1, said.stderr)
+    assert f"the loader cannot be executed: {own}" in said.stderr
+    own.chmod(0o755)
+    assert _run([*shell, str(program), "a b", ""], environ).stdout.splitlines() == [
+        f"loader {own}",
+        "argument <--library-path>",
+        f"argument <{own.parent}>",
+        f"argument <{folder / 'server' / 'codex-exec-mcp-server'}>",
+        "argument <a b>",
+        "argument <>",
+    ]
 
 
 def test_under_rosetta_the_native_build_is_taken(

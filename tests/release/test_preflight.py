@@ -50,14 +50,13 @@ def test_this_machine_lacks_nothing(workspace: Workspace) -> None:
 def test_everything_is_told_at_once(tmp_path: Path) -> None:
     found = preflight.problems(tmp_path / "checkout", tmp_path / "cache")
     needs = {problem.need for problem in found} - {""}
-    wanted = set(preflight.PACKAGES) - ({"objdump"} if sys.platform == "darwin" else set())
+    wanted = set(preflight.PACKAGES) - ({"objdump"} if sys.platform == "darwin" else {"libpython"})
     assert needs == wanted
     text = preflight.report(found)
     assert text.startswith(f"This machine lacks {len(found)} things for the build:\n")
     for words in (
         "Python 99.0",
         "venv",
-        "libpython",
         "objdump",
         "git",
         "make",

@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "version": set(),
     "frozen_environment": {"errors"},
-    "execpolicy": {"errors"},
+    "execpolicy": {"errors", "frozen_environment"},
     "process": {"errors"},
     "sandbox": {"errors"},
     "shells": {"errors"},

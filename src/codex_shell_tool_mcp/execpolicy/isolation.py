@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, NoReturn
 from codex_shell_tool_mcp.errors import PolicyError
 from codex_shell_tool_mcp.execpolicy.codec import decode_files
 from codex_shell_tool_mcp.execpolicy.layers import FileRules, combined
+from codex_shell_tool_mcp.frozen_environment import own_command
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -245,5 +246,5 @@ def _run_started(question: Question) -> _Outcome:
 
 def _evaluator_command() -> list[str]:
     if getattr(sys, "frozen", False):
-        return [sys.executable, EVALUATE_ARGUMENT]
+        return [*own_command(), EVALUATE_ARGUMENT]
     return [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, json.dumps(sys.path)]

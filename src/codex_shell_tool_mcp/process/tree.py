@@ -55,6 +55,14 @@ def become_reaper() -> bool:
     if not sys.platform.startswith("linux"):
         return False
     try:
+        import codex_shell_tool_boot  # noqa: PLC0415 - made by the frozen server's boot program, in that process only
+    except ImportError:
+        return _ask_kernel()
+    return bool(codex_shell_tool_boot.become_reaper())
+
+
+def _ask_kernel() -> bool:
+    try:
         import ctypes  # noqa: PLC0415 - a few milliseconds, and the interpreter may have been built without it
 
         return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
