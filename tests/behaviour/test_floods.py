@@ -11,6 +11,7 @@ import pytest
 
 from behaviour.test_escalation import Table, _async_call, call
 from behaviour.test_hostile import FORGER
+from codex_shell_tool_mcp.errors import ShellToolError
 from codex_shell_tool_mcp.escalation import answering, channel
 from codex_shell_tool_mcp.escalation.policy import Escalate
 from codex_shell_tool_mcp.sandbox.spec import ReadOnly
@@ -77,6 +78,31 @@ def test_descriptors_that_stay_in_flight_give_a_clear_line(tmp_path: Path) -> No
     assert [request.file for request in table.asked] == [FORGER.split()[0]]
 
 
+HANDED_OVER, STARTED_WITH = 3, 2
+"""Descriptors of a SPAWN: stream, program, directory; and of a START: output, rendezvous."""
+
+
+@pytest.mark.parametrize("refusals", [3, 10**9])
+def test_a_call_waits_for_descriptors_in_flight_before_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusals: int
+) -> None:
+    """Played as below."""
+    left, really_send = iter(range(refusals)), channel.send_message
+
+    def send(sock: socket.SocketType, data: bytes | memoryview, descriptors: tuple[int, ...]) -> int:
+        if len(descriptors) == STARTED_WITH and next(left, None) is not None:
+            raise OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
+        return really_send(sock, data, descriptors)
+
+    monkeypatch.setattr(channel, "send_message", send)
+    monkeypatch.setattr(channel, "IN_FLIGHT_PATIENCE", 0.2 if refusals > 3 else 1000)
+    if refusals > 3:
+        with pytest.raises(ShellToolError, match="could not be started: too many descriptors of this user are on"):
+            call("echo hi", Table(), tmp_path)
+    else:
+        assert call("echo hi", Table(), tmp_path).output == "hi\n"
+
+
 @pytest.mark.parametrize(("refusals", "output"), [(3, "executed\n0\n"), (10**9, None)])
 def test_the_server_waits_for_descriptors_in_flight_as_well(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusals: int, output: str | None
@@ -85,7 +111,7 @@ def test_the_server_waits_for_descriptors_in_flight_as_well(
     left, really_send = iter(range(refusals)), channel.send_message
 
     def send(sock: socket.SocketType, data: bytes | memoryview, descriptors: tuple[int, ...]) -> int:
-        if descriptors and next(left, None) is not None:
+        if len(descriptors) == HANDED_OVER and next(left, None) is not None:
             raise OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
         return really_send(sock, data, descriptors)
 

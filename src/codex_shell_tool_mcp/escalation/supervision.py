@@ -121,7 +121,6 @@ class Supervision:
         if self._reader.done():
             raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
         self._no_call_yet()
-        self._shell = shell
         with suppress(ProcessLookupError):
             os.kill(self._process.pid, signal.SIGCONT)  # the script of another call may have stopped it
         with ExitStack() as theirs, ExitStack() as ours:
@@ -136,6 +135,7 @@ class Supervision:
             except LocalProtocolError:
                 raise too_long(shell.command) from None
             ours.pop_all()
+        self._shell = shell
         self.rendezvous = Rendezvous(rendezvous)
         self.output = OutputCapture(read_end, shell.max_output_bytes)
 
@@ -396,20 +396,25 @@ async def supervision(shell: Shell, reserve: Reserve | None) -> Supervision:
     """
     ready = None if reserve is None else reserve.take()
     if ready is not None:
-        with suppress(OSError):  # it was ended meanwhile, and has started nothing
+        with suppress(BrokenPipeError, ConnectionResetError):  # it was ended meanwhile, and has started nothing
             return await _begun(ready, shell)
+    return await _begun(None, shell)
+
+
+async def _begun(ready: Supervision | None, shell: Shell) -> Supervision:
     try:
-        return await _begun(waiting(shell.supervisor), shell)
+        made = waiting(shell.supervisor) if ready is None else ready
+        try:
+            await made.begin(shell)
+        except BaseException:
+            await asyncio.shield(asyncio.ensure_future(made.end()))
+            raise
     except OSError as error:
-        raise ShellToolError(f"the call could not be started: {error.strerror}; too many may be running") from error
-
-
-async def _begun(made: Supervision, shell: Shell) -> Supervision:
-    try:
-        await made.begin(shell)
-    except BaseException:
-        await asyncio.shield(asyncio.ensure_future(made.end()))
-        raise
+        if ready is not None and isinstance(error, (BrokenPipeError, ConnectionResetError)):
+            raise
+        in_flight = error.errno in IN_FLIGHT
+        cause = TOO_MANY_IN_FLIGHT if in_flight else f"{error.strerror}; too many may be running"
+        raise ShellToolError(f"the call could not be started: {cause}") from error
     return made
 
 
