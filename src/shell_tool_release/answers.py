@@ -16,21 +16,24 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shell_tool_release.errors import ConfigurationError, run_main
-from shell_tool_release.recipes.recipe import ANSWERS
+from shell_tool_release.recipes.recipe import ANSWERS, answers_name, runs_here
 from shell_tool_release.shells import ShellOptions, build_shells
+from shell_tool_release.variants import load_variants
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
 _RUN_TIME = re.compile(
-    r"^(?:bash_cv_\w+|ac_cv_func_(?:chown|strcoll|getpgrp|setvbuf|mmap|memcmp|working|fnmatch|snprintf|vsnprintf)\w*)="
+    r"^(?:bash_cv_\w+|zsh_cv_(?:c_broken_\w+|func_\w+|getcwd_malloc|\w+_is_64_bit|printf_has_lld|\w*rlim_t_is_\w+|sys_(?!path_)\w+)"
+    r"|ac_cv_func_(?:chown|strcoll|getpgrp|setvbuf|mmap|memcmp|working|fnmatch|snprintf|vsnprintf)\w*)="
 )
 _HEADER = """\
-# Answers to what bash's configure finds out by running programs, for cross builds ({what}).
+# Answers to what the shell's configure finds out by running programs, for cross builds ({what}).
 # Recorded from a native configure by: python -m shell_tool_release.answers
 """
 
@@ -47,10 +50,11 @@ def record(config_cache: str, what: str) -> str:
 def recorded(options: ShellOptions) -> dict[Path, str]:
     """What the answer files of the host's rows should hold, from native builds (cached ones where there are)."""
     found: dict[Path, str] = {}
-    for shell in build_shells(options):
-        row = shell.recipe.variant
-        system = row.target.split("-", maxsplit=1)[0]
-        name = system if system == "darwin" else f"{system}-{row.libc}"
+    table = load_variants(options.workspace.variants_file)
+    elsewhere = {row.shell for row in table if not runs_here(row)}
+    rows = tuple(row for row in options.variants if row.shell in elsewhere)
+    for shell in build_shells(replace(options, variants=rows)):
+        name = answers_name(shell.recipe.variant)
         found[ANSWERS / f"{name}.cache"] = record(shell.config_cache.read_text(encoding="utf-8"), name)
     return found
 

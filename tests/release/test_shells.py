@@ -32,8 +32,10 @@ DIFFERENT_FROM_CC = Path(__file__).parent / "config_h_differences.txt"
 
 @pytest.fixture(scope="module")
 def options() -> ShellOptions:
+    """The host's rows of bash."""
     default = ShellOptions.default()
-    return replace(default, context=replace(default.context, quiet=True))
+    rows = tuple(row for row in default.variants if row.shell == "bash")
+    return replace(default, context=replace(default.context, quiet=True), variants=rows)
 
 
 def run(bash: Path, script: str) -> str:
@@ -47,6 +49,23 @@ def test_every_host_variant_is_what_its_row_says(options: ShellOptions) -> None:
         row = shell.recipe.variant
         check_binary(shell.path, target=row.target, libc=row.libc, baseline=row.baseline, forbidden=(str(Path.home()),))
         assert 900_000 < shell.path.stat().st_size < 1_600_000
+
+
+@pytest.mark.parametrize("name", ["zsh", "zsh_musl", "zsh_stock", "zsh_stock_musl"])
+def test_zsh_was_answered_and_has_its_modules(name: str) -> None:
+    """What configure asks in C of 1989 was compiled, and all modules but those with libraries are in the one file."""
+    zsh = getattr(built(), name)
+    assert 1_300_000 < zsh.stat().st_size < 2_300_000
+    config = (zsh.parent / "config.h").read_text(encoding="utf-8")
+    assert "BROKEN_POSIX_SIGSUSPEND 1" not in config
+    assert "BROKEN_KILL_ESRCH 1" not in config
+    modules = (
+        "zsh/regex zsh/stat zsh/mathfunc zsh/system zsh/zpty zsh/net/tcp zsh/net/socket zsh/zle zsh/termcap zsh/attr"
+    )
+    script = f"for m in {modules}; do zmodload $m || exit 9; done; print ${{+termcap}} $ZSH_VERSION"
+    environ = {"PATH": "/usr/bin:/bin", "TERM": "xterm"}
+    done = subprocess.run([zsh, "-f", "-c", script], capture_output=True, check=True, env=environ)
+    assert done.stdout == b"1 5.9\n"
 
 
 @pytest.mark.parametrize("name", ["bash", "bash_musl", "bash_stock", "bash_stock_musl"])

@@ -151,12 +151,16 @@ def _has_glibc() -> bool:
         return False
 
 
-def answers_file(variant: Variant) -> Path:
-    """File with answers to configure's run-time questions for a row."""
+def answers_name(variant: Variant) -> str:
+    """What a row's answers hold for: a system and libc; the name says which shell asked, but for bash."""
     system = variant.target.split("-", maxsplit=1)[0]
     name = "darwin" if system == "darwin" else f"{system}-{variant.libc}"
-    name = name if variant.shell == "bash" else f"{variant.shell}-{name}"
-    path = ANSWERS / f"{name}.cache"
+    return name if variant.shell == "bash" else f"{variant.shell}-{name}"
+
+
+def answers_file(variant: Variant) -> Path:
+    """File with answers to configure's run-time questions for a row."""
+    path = ANSWERS / f"{answers_name(variant)}.cache"
     if not path.is_file():
         message = f"{variant.label} cannot run here and has no answers for configure: {path} is missing"
         raise ConfigurationError(message)
