@@ -211,6 +211,14 @@ def suite(session: nox.Session) -> None:
 
 
 @nox.session
+def suite_zsh(session: nox.Session) -> None:
+    """Compare zsh's own test suite stock, patched, with every exec run, and with every exec escalated."""
+    groups = ("run", "release", "test")
+    python(session, *groups, arguments=("-m", "support.built"))
+    python(session, *groups, arguments=("-m", "pytest", "-m", "suite_zsh", *session.posargs))
+
+
+@nox.session
 def stock(session: nox.Session) -> None:
     """Compare bash's own test suite under our builds and a stock one by this machine's compiler."""
     step(session, "bash_suite", *session.posargs)

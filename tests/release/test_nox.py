@@ -29,6 +29,7 @@ NAMES = {
     "lint",
     "suite",
     "matrix",
+    "suite_zsh",
     "stock",
     "bench",
     "fuzz",

@@ -1,0 +1,1 @@
+"""zsh's own test suite, run in several ways."""
