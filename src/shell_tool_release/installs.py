@@ -7,8 +7,8 @@ API::
     python -m shell_tool_release.installs     the package in dist/npm/; a table at the end
 
 npm 10, 11 and 12 and pnpm are locked in ``packaging/installers``. Everything happens below a folder whose name has
-spaces and a letter that is not ASCII in it. The registry is one on loopback that holds nothing but the package; what is
-tried offline is tried with a registry that does not answer.
+spaces and a letter that is not ASCII in it. The registry is one on loopback that holds nothing but the package;
+``--offline`` makes npm and pnpm fail where they would ask it.
 """
 
 from __future__ import annotations
@@ -43,9 +43,6 @@ if TYPE_CHECKING:
 
 COMMAND = "codex-shell-tool-mcp"
 FOLDER = "a folder with späces"
-NOWHERE = "http://127.0.0.1:9"
-"""The discard port: nothing answers there."""
-
 SECONDS = 180.0
 """For one command; npm takes a few seconds where nothing else runs."""
 
@@ -61,7 +58,6 @@ class Way:
         managers: Those it is tried with.
         steps: Commands that come first, with the registry there.
         start: The command that is the server.
-        offline: Whether the registry is gone when it starts.
 
     ``{file}``, ``{version}``, ``{prefix}`` are put in; ``npm`` and ``pnpm`` are the manager's own.
     """
@@ -70,7 +66,6 @@ class Way:
     managers: tuple[Manager, ...]
     steps: tuple[tuple[str, ...], ...]
     start: tuple[str, ...]
-    offline: bool = False
 
 
 _NPM: tuple[Manager, ...] = ("npm10", "npm11", "npm12")
@@ -92,9 +87,15 @@ WAYS: tuple[Way, ...] = (
     Way(
         name="offline, from the cache",
         managers=_NPM,
-        steps=(("npm", "install", "--no-save", _NAMED), ("rm", "-r", "node_modules")),
+        steps=(("npm", "install", _NAMED), ("rm", "-r", "node_modules"), ("npm", "install", "--offline", _NAMED)),
+        start=(_BIN,),
+    ),
+    # The first start has no input, so the server ends at once; npm asks for more of a package here than to install it.
+    Way(
+        name="npx, offline",
+        managers=_NPM,
+        steps=(("npx", "--yes", _NAMED),),
         start=("npx", "--offline", "--yes", _NAMED),
-        offline=True,
     ),
     Way(name="dlx", managers=_PNPM, steps=(), start=("pnpm", "dlx", _NAMED)),
     Way(name="global", managers=_PNPM, steps=(("pnpm", "add", "--global", "{file}"),), start=(COMMAND,)),
@@ -124,9 +125,9 @@ class _Setting:
         put_in = {"file": str(self.file), "version": self.version, "prefix": str(self.home / "prefix")}
         return [word.format(**put_in) for word in command]
 
-    def environ(self, *, offline: bool) -> dict[str, str]:
+    def environ(self) -> dict[str, str]:
         """Nothing of this machine's own settings; ``HOME`` and all caches are below the trial's folder."""
-        made = npm_environ(self.tools, self.home, NOWHERE if offline else self.registry)
+        made = npm_environ(self.tools, self.home, self.registry)
         pnpm_home = str(self.home / "pnpm-home")
         more = {"HOME": str(self.home), "PNPM_HOME": pnpm_home, "XDG_DATA_HOME": str(self.home / "data")}
         more |= {"XDG_CACHE_HOME": str(self.home / "xdg"), "CODEX_HOME": str(self.home / ".codex"), "CI": "true"}
@@ -146,7 +147,7 @@ def try_all(workspace: Workspace, package: Path, say: Callable[[str], None]) -> 
     version = npm_version(workspace.version)
     with Registry(workspace, cache, root, node) as registry:
         url = f"http://127.0.0.1:{registry.port}"
-        _publish(node, root, file, url)
+        _publish(node, root, file, version, url)
         jobs = []
         for manager in (*_NPM, *_PNPM):
             tools = _tools(root / manager / "tools", node, managers / "node_modules" / manager)
@@ -157,11 +158,12 @@ def try_all(workspace: Workspace, package: Path, say: Callable[[str], None]) -> 
         return run_jobs(jobs, workers=cpu_count(), keep_going=True, say=say)
 
 
-def _publish(node: Path, root: Path, file: Path, url: str) -> None:
+def _publish(node: Path, root: Path, file: Path, version: str, url: str) -> None:
     environ = npm_environ(node, root, url)
-    token = f"npm_config_//{url.partition('//')[2]}/:_authToken"
-    tag = ["--tag", "alpha"] if "-" in file.stem.removeprefix(f"{COMMAND}-npm-") else []
-    _run([str(node / "npm"), "publish", str(file), *tag], environ | {token: "anything"}, root)
+    with (root / "npmrc").open("a", encoding="utf-8") as settings:
+        settings.write(f"//{url.partition('//')[2]}/:_authToken=anything\n")  # the registry takes any, npm sends none
+    tag = ["--tag", "alpha"] if "-" in version else []
+    _run([str(node / "npm"), "publish", str(file), "--loglevel", "error", *tag], environ, root)
 
 
 def _tools(folder: Path, node: Path, manager: Path) -> Path:
@@ -184,9 +186,8 @@ def _try(way: Way, setting: _Setting) -> str:
     project.mkdir()
     (project / "package.json").write_text('{"name": "project", "private": true}\n', encoding="utf-8")
     for step in way.steps:
-        _run(setting.words(step), setting.environ(offline=False), project)
-    environ = setting.environ(offline=way.offline)
-    return call(setting.words(way.start), project, environ)
+        _run(setting.words(step), setting.environ(), project)
+    return call(setting.words(way.start), project, setting.environ())
 
 
 def _run(command: Sequence[str], environ: Mapping[str, str], folder: Path) -> None:

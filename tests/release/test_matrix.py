@@ -97,21 +97,25 @@ def test_an_arm64_shell_does_what_a_cross_configured_one_could_lack(row: Variant
     assert done.stdout == expected, done.stderr
 
 
-@pytest.mark.parametrize("variant", ["gnu", "musl"])
-def test_the_patch_holds_on_arm64(variant: str, tmp_path: Path) -> None:
-    """Interception, its errors and whole escalations, with arm64's shell, wrapper and supervisor under the server."""
-    tests = ["tests/system/test_bash_patch_errors.py"]
-    conformance(variant, tmp_path, [*tests, "tests/behaviour/test_escalation.py"] if variant == "musl" else tests)
+def test_the_patch_holds_on_arm64(tmp_path: Path) -> None:
+    """Interception, its errors and whole escalations, with arm64's shell and wrapper under this machine's server.
+
+    The static shell: the tests give their programs an environment of their own, in which qemu finds no glibc.
+    """
+    conformance(tmp_path, ["tests/system/test_bash_patch_errors.py", "tests/behaviour/test_escalation.py"])
 
 
 def test_the_wrapper_conforms_on_arm64(tmp_path: Path) -> None:
-    conformance("musl", tmp_path, ["tests/native/test_wrapper.py", "tests/wire/test_clients_process.py"])
+    conformance(tmp_path, ["tests/native/test_wrapper.py", "tests/wire/test_clients_process.py"])
 
 
-def conformance(variant: str, folder: Path, tests: list[str]) -> None:
-    """Run tests with arm64's programs in place of this machine's; each failure is named."""
+def conformance(folder: Path, tests: list[str]) -> None:
+    """Run tests with arm64's shell and wrapper in place of this machine's; each failure is named.
+
+    The supervisor is this machine's: qemu-user has no PR_SET_CHILD_SUBREAPER, without which ours does not start.
+    """
     natives = build_native(replace(NativeOptions.default(), targets=("linux-arm64",), quiet=True))
-    row = next(row for row in ROWS if (row.target, row.shell, row.variant) == ("linux-arm64", "bash", variant))
+    row = next(row for row in ROWS if (row.target, row.shell, row.variant) == ("linux-arm64", "bash", "musl"))
     left_out = "" if os.uname().machine == "aarch64" else " or ".join(NOT_UNDER_QEMU)
     command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", f"--basetemp={folder}/t"]
     command += ["-k", f"not ({left_out})"] if left_out else []
@@ -120,7 +124,6 @@ def conformance(variant: str, folder: Path, tests: list[str]) -> None:
         CODEX_TEST_BASH=str(shell(row)),
         CODEX_TEST_BASH_MUSL=str(shell(row)),
         CODEX_TEST_WRAPPER=str(natives[0].path),
-        CODEX_TEST_SUPERVISOR=str(natives[1].path),
     )
     failed = re.findall(r"^(?:FAILED|ERROR) (.*)$", done.stdout, re.MULTILINE)
     assert done.returncode == 0, f"{failed}\n{done.stdout[-3000:]}\n{done.stderr[-1000:]}"
