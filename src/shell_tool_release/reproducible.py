@@ -155,7 +155,8 @@ def build(workspace: Workspace, scratch: Path, how: Circumstances, sessions: Seq
         BuildError: A step failed; the text shows the end of the log.
     """
     place, home = scratch / how.name / how.folder, scratch / how.name / "home"
-    copy_clone(workspace, place, how.files_from)
+    if not place.is_dir():
+        copy_clone(workspace, place, how.files_from)
     for name in roots.HOME_FILES:
         if (Path.home() / name).is_file():
             (home / name).parent.mkdir(parents=True, exist_ok=True)
@@ -250,7 +251,10 @@ def compare(one: Mapping[str, Path], other: Mapping[str, Path]) -> tuple[Artefac
 def two_builds(workspace: Workspace, scratch: Path, sessions: Sequence[str] = SESSIONS) -> tuple[Artefact, ...]:
     """Build twice and compare; :func:`compare` says what is raised."""
     results = []
-    for how in circumstances(another_user()):
+    ways = circumstances(another_user())
+    for how in ways:  # both before the first build: who goes on working in the checkout must not change the second
+        copy_clone(workspace, scratch / how.name / how.folder, how.files_from)
+    for how in ways:
         started = time.monotonic()
         dist = build(workspace, scratch, how, sessions)
         results.append(artefacts(dist))

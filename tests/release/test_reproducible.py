@@ -102,6 +102,16 @@ def test_what_is_not_committed_to_a_clone_is_not_built(tmp_path: Path) -> None:
     assert reproducible.two_builds(checkout, _scratch(tmp_path))
 
 
+def test_both_are_built_from_the_same_state(tmp_path: Path) -> None:
+    """Whoever goes on working in the checkout while the first build runs does not change the second."""
+    root = tmp_path / "checkout"
+    script = f"mkdir -p dist/npm; cat state > dist/npm/artefact; echo later > {root}/state 2>/dev/null || true"
+    checkout = _checkout(root, script)
+    (root / "state").write_text("now\n")
+    assert reproducible.two_builds(checkout, _scratch(tmp_path))[0].size == 4
+    assert (root / "state").read_text() == "later\n"
+
+
 def test_a_build_that_fails_shows_its_log(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"the first build ended with status 3; log: .*first\.log\nno such luck"):
         reproducible.two_builds(_checkout(tmp_path / "checkout", "echo no such luck; exit 3"), _scratch(tmp_path))
