@@ -34,11 +34,13 @@ static const struct transition transitions[] = {
     {READER_SERVER, CONTROL_START, FRAME_SHELL_FAILED, CONTROL_FAILED},
     {READER_SERVER, CONTROL_START, FRAME_FINISHED, CONTROL_DONE},
     {READER_SERVER, CONTROL_RUNNING, FRAME_ANSWERED, CONTROL_RUNNING},
+    {READER_SERVER, CONTROL_RUNNING, FRAME_TAKEN, CONTROL_RUNNING},
     {READER_SERVER, CONTROL_RUNNING, FRAME_STARTED, CONTROL_RUNNING},
     {READER_SERVER, CONTROL_RUNNING, FRAME_ENDED, CONTROL_RUNNING},
     {READER_SERVER, CONTROL_RUNNING, FRAME_SHELL_EXIT, CONTROL_SHELL_ENDED},
     {READER_SERVER, CONTROL_RUNNING, FRAME_FINISHED, CONTROL_DONE},
     {READER_SERVER, CONTROL_SHELL_ENDED, FRAME_ANSWERED, CONTROL_SHELL_ENDED},
+    {READER_SERVER, CONTROL_SHELL_ENDED, FRAME_TAKEN, CONTROL_SHELL_ENDED},
     {READER_SERVER, CONTROL_SHELL_ENDED, FRAME_STARTED, CONTROL_SHELL_ENDED},
     {READER_SERVER, CONTROL_SHELL_ENDED, FRAME_ENDED, CONTROL_SHELL_ENDED},
     {READER_SERVER, CONTROL_SHELL_ENDED, FRAME_FINISHED, CONTROL_DONE},
@@ -46,11 +48,13 @@ static const struct transition transitions[] = {
     {READER_SERVER, CONTROL_KEEPING, FRAME_IDLE, CONTROL_WAITING},
     {READER_SERVER, CONTROL_ENDING, FRAME_IDLE, CONTROL_ENDING},
     {READER_SERVER, CONTROL_KEEPING, FRAME_ANSWERED, CONTROL_KEEPING},
+    {READER_SERVER, CONTROL_KEEPING, FRAME_TAKEN, CONTROL_KEEPING},
     {READER_SERVER, CONTROL_KEEPING, FRAME_STARTED, CONTROL_KEEPING},
     {READER_SERVER, CONTROL_KEEPING, FRAME_ENDED, CONTROL_KEEPING},
     {READER_SERVER, CONTROL_KEEPING, FRAME_KEPT, CONTROL_KEPT},
     {READER_SERVER, CONTROL_KEEPING, FRAME_FINISHED, CONTROL_DONE},
     {READER_SERVER, CONTROL_KEPT, FRAME_ANSWERED, CONTROL_KEPT},
+    {READER_SERVER, CONTROL_KEPT, FRAME_TAKEN, CONTROL_KEPT},
     {READER_SERVER, CONTROL_KEPT, FRAME_STARTED, CONTROL_KEPT},
     {READER_SERVER, CONTROL_KEPT, FRAME_ENDED, CONTROL_KEPT},
     {READER_SERVER, CONTROL_KEPT, FRAME_FINISHED, CONTROL_DONE},
@@ -58,6 +62,7 @@ static const struct transition transitions[] = {
     {READER_SERVER, CONTROL_ENDING, FRAME_SHELL_STARTED, CONTROL_ENDING},
     {READER_SERVER, CONTROL_ENDING, FRAME_SHELL_FAILED, CONTROL_ENDING},
     {READER_SERVER, CONTROL_ENDING, FRAME_ANSWERED, CONTROL_ENDING},
+    {READER_SERVER, CONTROL_ENDING, FRAME_TAKEN, CONTROL_ENDING},
     {READER_SERVER, CONTROL_ENDING, FRAME_STARTED, CONTROL_ENDING},
     {READER_SERVER, CONTROL_ENDING, FRAME_ENDED, CONTROL_ENDING},
     {READER_SERVER, CONTROL_ENDING, FRAME_SHELL_EXIT, CONTROL_ENDING},
@@ -120,6 +125,7 @@ static const struct size_range sizes[] = {
     {FRAME_STANDING, 69, STANDING_MAX},
     {FRAME_HOLD, 12, 12},
     {FRAME_ANSWERED, 8, 8},
+    {FRAME_TAKEN, 9, TAKEN_MAX},
     {FRAME_START, 10, LENGTH_MAX - 1},
     {FRAME_IDLE, 0, 0},
 };
@@ -551,6 +557,21 @@ bool decode_hold(const uint8_t *payload, size_t length, uint32_t *generation, ui
     return consumed(&input);
 }
 
+bool decode_taken(const uint8_t *payload, size_t length, struct taken *taken)
+{
+    struct input input = {payload, length, false};
+    taken->number = take_u32(&input);
+    taken->argc = take_u32(&input);
+    taken->argv = (const char *)input.at;
+    if (input.broken || taken->argc > TAKEN_WORDS_MAX || !holds_strings(input.at, input.left, taken->argc))
+        return false;
+    const char *word = taken->argv;
+    for (uint32_t i = 0; i < taken->argc; i++, word = next_string(word))
+        if (strlen(word) > TAKEN_BYTES_MAX)
+            return false;
+    return true;
+}
+
 bool decode_answered(const uint8_t *payload, size_t length, uint64_t *total)
 {
     struct input input = {payload, length, false};
@@ -689,6 +710,26 @@ size_t encode_hold(uint8_t *to, size_t room, uint32_t generation, uint64_t until
     struct output output = begin(to, room, FRAME_HOLD, 12);
     put(&output, generation, 4);
     put(&output, until, 8);
+    return finish(&output);
+}
+
+size_t encode_taken(uint8_t *to, size_t room, uint32_t number, uint32_t argc, const char *argv)
+{
+    size_t lengths[TAKEN_WORDS_MAX], payload = 8;
+    const char *word = argv;
+    uint32_t told = argc < TAKEN_WORDS_MAX ? argc : TAKEN_WORDS_MAX;
+    for (uint32_t i = 0; i < told; i++, word = next_string(word)) {
+        lengths[i] = strlen(word) < TAKEN_BYTES_MAX ? strlen(word) : TAKEN_BYTES_MAX;
+        payload += lengths[i] + 1;
+    }
+    struct output output = begin(to, room, FRAME_TAKEN, payload);
+    put(&output, number, 4);
+    put(&output, told, 4);
+    word = argv;
+    for (uint32_t i = 0; i < told; i++, word = next_string(word)) {
+        put_text(&output, (struct text_span){word, lengths[i]});
+        put(&output, 0, 1);
+    }
     return finish(&output);
 }
 

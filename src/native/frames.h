@@ -53,6 +53,11 @@
 /* Most words that a STANDING names: no rule is that long. */
 #define STANDING_WORDS_MAX 64u
 
+/* Words of an argument vector that TAKEN tells, and bytes of each: it can be megabytes. */
+#define TAKEN_WORDS_MAX 64u
+#define TAKEN_BYTES_MAX 512u
+#define TAKEN_MAX (8u + TAKEN_WORDS_MAX * (TAKEN_BYTES_MAX + 1u))
+
 /* "No limit" in ATTRIBUTES. */
 #define UNLIMITED UINT64_MAX
 
@@ -70,6 +75,7 @@ enum frame_type {
     FRAME_ATTRIBUTES, FRAME_SIGNAL, FRAME_STOPPED, FRAME_CONTINUED, FRAME_EXIT,
     FRAME_SPAWN = 32, FRAME_STARTED, FRAME_ENDED, FRAME_SHELL_STARTED, FRAME_SHELL_FAILED, FRAME_SHELL_EXIT, FRAME_END,
     FRAME_FINISHED, FRAME_KEEP, FRAME_KEPT, FRAME_STANDING, FRAME_HOLD, FRAME_ANSWERED,
+    FRAME_TAKEN,
     FRAME_START = 50, FRAME_IDLE
 };
 
@@ -167,6 +173,11 @@ struct standing {
     struct text_span strings;            /* all of them */
 };
 
+struct taken {
+    uint32_t number, argc;
+    const char *argv; /* argc strings, one behind the other */
+};
+
 struct fds {
     uint32_t total, count;
     uint32_t numbers[PART_MAX];
@@ -205,6 +216,7 @@ bool decode_ended(const uint8_t *payload, size_t length, uint32_t *session, stru
 bool decode_shell_failed(const uint8_t *payload, size_t length, uint32_t *error, struct text_span *message);
 bool decode_standing(const uint8_t *payload, size_t length, struct standing *standing);
 bool decode_hold(const uint8_t *payload, size_t length, uint32_t *generation, uint64_t *until);
+bool decode_taken(const uint8_t *payload, size_t length, struct taken *taken);
 bool decode_answered(const uint8_t *payload, size_t length, uint64_t *total);
 
 /* How many descriptors belong to a frame, by its flags or count. Only REQUEST, SPAWN and FDS have any. */
@@ -224,6 +236,8 @@ size_t encode_started(uint8_t *to, size_t room, uint32_t session, uint32_t pid);
 size_t encode_ended(uint8_t *to, size_t room, uint32_t session, struct outcome outcome);
 size_t encode_shell_failed(uint8_t *to, size_t room, uint32_t error, struct text_span message);
 size_t encode_hold(uint8_t *to, size_t room, uint32_t generation, uint64_t until);
+/* As much as may be told of `argc` strings. */
+size_t encode_taken(uint8_t *to, size_t room, uint32_t number, uint32_t argc, const char *argv);
 size_t encode_answered(uint8_t *to, size_t room, uint64_t total);
 
 /* What comes before the strings, which the caller sends from where they lie: `strings` is their size, each with its NUL.

@@ -13,11 +13,16 @@
 #include <sys/un.h>
 #endif
 
+#include "environment.h"
 #include "escalated_child.h"
 #include "text.h"
 
 /* A client hands over at once; one that does not is broken or means harm. */
 #define HANDOVER_MS 10000
+
+/* Programs that do not run yet, of standing answers: each costs descriptors and memory, and further ones the server bounds
+ * (answering.py, MAX_SESSIONS). */
+#define BEGINNING_MAX 64
 
 /* Frames taken from one client in one turn, so that none keeps the others waiting. */
 #define FRAMES_A_TURN 64
@@ -29,7 +34,8 @@ struct session {
     enum phase phase;
     int stream;  /* -1: the client is gone */
     int program, cwd;
-    uint8_t *payload; /* of the SPAWN, which points into it */
+    bool standing;    /* nobody but us knows of it: a standing answer, not a SPAWN */
+    uint8_t *payload; /* of the SPAWN or REQUEST, which `spawn` points into */
     struct spawn spawn;
     struct decoder decoder;
     uint8_t room[STREAM_PAYLOAD_MAX];
@@ -71,7 +77,8 @@ static void release_handover(struct session *session)
 static void finish(struct supervisor *supervisor, struct session *session, struct outcome outcome)
 {
     uint8_t frame[FRAME_HEAD + 9];
-    tell_server(supervisor, frame, encode_ended(frame, sizeof frame, session->spawn.session, outcome));
+    if (!session->standing)
+        tell_server(supervisor, frame, encode_ended(frame, sizeof frame, session->spawn.session, outcome));
     for (struct session **at = &supervisor->sessions; *at != NULL; at = &(*at)->next)
         if (*at == session) {
             *at = session->next;
@@ -161,11 +168,24 @@ static bool in_our_session(pid_t pid)
     return pid > 0 && getsid(pid) == getpid();
 }
 
+/* From here on it is the client's turn, and ours. */
+static void begin(struct supervisor *supervisor, struct session *session)
+{
+    uint8_t frame[FRAME_HEAD];
+    session->report = -1;
+    session->polled_stream = session->polled_report = SIZE_MAX;
+    session->client = peer_of(session->stream);
+    session->deadline = now_ms() + HANDOVER_MS;
+    decoder_start(&session->decoder, READER_SERVICE, STATE_HANDING_OVER, session->room, sizeof session->room);
+    session->next = supervisor->sessions;
+    supervisor->sessions = session;
+    tell_client(supervisor, session, frame, encode_empty(frame, sizeof frame, FRAME_ESCALATE));
+}
+
 bool session_spawn(struct supervisor *supervisor)
 {
     struct decoder *decoder = &supervisor->decoder;
     struct descriptors *received = &supervisor->received;
-    uint8_t frame[FRAME_HEAD];
     struct session *session = calloc(1, sizeof *session);
     if (session == NULL)
         return false;
@@ -182,15 +202,37 @@ bool session_spawn(struct supervisor *supervisor)
     session->program = flags & SPAWN_PROGRAM ? received->numbers[1] : -1;
     session->cwd = flags & SPAWN_CWD ? received->numbers[received->count - 1] : -1;
     received->count = 0;
-    session->report = -1;
-    session->polled_stream = session->polled_report = SIZE_MAX;
-    session->client = peer_of(session->stream);
-    session->deadline = now_ms() + HANDOVER_MS;
-    decoder_start(&session->decoder, READER_SERVICE, STATE_HANDING_OVER, session->room, sizeof session->room);
-    session->next = supervisor->sessions;
-    supervisor->sessions = session;
-    tell_client(supervisor, session, frame, encode_empty(frame, sizeof frame, FRAME_ESCALATE));
+    begin(supervisor, session);
     return true;
+}
+
+bool session_stands(struct supervisor *supervisor, const struct standing *says, struct request_received *received)
+{
+    struct session *session = calloc(1, sizeof *session);
+    if (session == NULL)
+        return false;
+    struct request *what = &session->spawn.what;
+    session->standing = true;
+    session->payload = received->payload;
+    session->stream = received->stream;
+    session->program = received->descriptors.numbers[0];
+    session->cwd = received->descriptors.count > 1 ? received->descriptors.numbers[1] : -1;
+    session->spawn.size = says->program.size;
+    session->spawn.modified = says->program.modified;
+    session->spawn.changed = says->program.changed;
+    *what = received->request;
+    what->envc = filter_environment((char *)(uintptr_t)what->env, what->envc);
+    what->flags = (uint8_t)(SPAWN_PROGRAM | SPAWN_BY_PATH | (session->cwd >= 0 ? SPAWN_CWD : 0));
+    begin(supervisor, session);
+    return true;
+}
+
+bool sessions_may_begin(const struct supervisor *supervisor)
+{
+    size_t beginning = 0;
+    for (const struct session *session = supervisor->sessions; session != NULL; session = session->next)
+        beginning += session->phase != PHASE_RUNNING;
+    return beginning < BEGINNING_MAX;
 }
 
 /* ---- what the client sends ------------------------------------------------------------------------------------ */
@@ -346,6 +388,8 @@ static void started(struct supervisor *supervisor, struct session *session)
     uint8_t frame[FRAME_HEAD + 8];
     close_if_open(&session->report);
     session->phase = PHASE_RUNNING;
+    if (session->standing)
+        return;
     tell_server(supervisor, frame,
                 encode_started(frame, sizeof frame, session->spawn.session, (uint32_t)session->child));
 }

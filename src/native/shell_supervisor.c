@@ -60,6 +60,7 @@ int64_t now_ms(void)
 
 static void flush_queue(struct supervisor *supervisor)
 {
+    supervisor->queue_stuck = false;
     while (supervisor->queued > 0) {
         struct iovec piece = {supervisor->queue, supervisor->queued};
         ssize_t sent = send_message(supervisor->control, &piece, 1, NULL, 0, true);
@@ -68,6 +69,7 @@ static void flush_queue(struct supervisor *supervisor)
                 supervisor->queued = 0;
                 supervisor->ending = true;
             }
+            supervisor->queue_stuck = supervisor->queued > 0;
             return;
         }
         supervisor->queued -= (size_t)sent;
@@ -494,7 +496,7 @@ static bool serve_once(struct supervisor *supervisor)
         room = needed * 2;
     }
     polled[0] = (struct pollfd){.fd = supervisor->control,
-                                .events = (short)(POLLIN | (supervisor->queued > 0 ? POLLOUT : 0))};
+                                .events = (short)(POLLIN | (supervisor->queue_stuck ? POLLOUT : 0))};
     polled[1] = (struct pollfd){.fd = supervisor->wake[0], .events = POLLIN};
     polled[2] = (struct pollfd){.fd = supervisor->shell_report, .events = POLLIN}; /* -1 is passed over */
     standing_watch(supervisor, polled + 3);

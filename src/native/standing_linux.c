@@ -31,6 +31,9 @@
 /* How long those may be too many. */
 #define FLIGHT_MS 5000
 
+/* Bytes for the server's records that wait to be sent with something else. */
+#define TOLD_LATER_MAX (64u * 1024)
+
 struct answer {
     struct answer *next;
     uint8_t *payload; /* of the STANDING, which points into it */
@@ -192,17 +195,21 @@ static const struct answer *find_answer(const struct request *request, int progr
     return NULL;
 }
 
+/* Reads one whole request with its program, and nothing besides. `request` points into `bytes` then. */
+static bool read_request(const uint8_t *bytes, size_t count, const struct descriptors *received, struct request *request)
+{
+    size_t length = count < FRAME_HEAD ? 0
+                    : (size_t)bytes[0] | (size_t)bytes[1] << 8 | (size_t)bytes[2] << 16 | (size_t)bytes[3] << 24;
+    return length >= 1 && length == count - (FRAME_HEAD - 1) && bytes[FRAME_HEAD - 1] == FRAME_REQUEST &&
+           decode_request(bytes + FRAME_HEAD, count - FRAME_HEAD, request) &&
+           request_descriptors(request) == received->count && (request->flags & REQUEST_PROGRAM) != 0;
+}
+
 /* As find_answer, for what was received: NULL also for what is not one whole request with its program. */
 static const struct answer *answer_to(const uint8_t *bytes, size_t count, const struct descriptors *received)
 {
     struct request request;
-    size_t length = count < FRAME_HEAD ? 0
-                    : (size_t)bytes[0] | (size_t)bytes[1] << 8 | (size_t)bytes[2] << 16 | (size_t)bytes[3] << 24;
-    if (length < 1 || length != count - (FRAME_HEAD - 1) || bytes[FRAME_HEAD - 1] != FRAME_REQUEST ||
-        !decode_request(bytes + FRAME_HEAD, count - FRAME_HEAD, &request) ||
-        request_descriptors(&request) != received->count || (request.flags & REQUEST_PROGRAM) == 0)
-        return NULL;
-    return find_answer(&request, received->numbers[0]);
+    return read_request(bytes, count, received, &request) ? find_answer(&request, received->numbers[0]) : NULL;
 }
 
 /* The server takes no other stream either. */
@@ -214,28 +221,68 @@ static bool is_stream(int descriptor)
            getsockopt(descriptor, SOL_SOCKET, SO_TYPE, &type, &other) == 0 && type == SOCK_STREAM;
 }
 
-/* Whether the request on this stream was answered. */
-static bool answer_stream(struct supervisor *supervisor, int stream)
+/* Tells the server what was escalated, for its records: with the next frame, or when there is enough of it. */
+static void tell_taken(struct supervisor *supervisor, const struct answer *answer, const struct request *request)
+{
+    static uint8_t frame[FRAME_HEAD + TAKEN_MAX];
+    queue_frame(supervisor, frame,
+                encode_taken(frame, sizeof frame, answer->says.number, request->argc, request->argv));
+    if (supervisor->queued > TOLD_LATER_MAX)
+        tell_server(supervisor, frame, 0);
+}
+
+/* What was looked at is taken now, and looked at again: whoever made the stream can have made the two differ (socket(7),
+ * SO_PEEK_OFF). What is not the same any more is dropped. Returns whether the stream was taken over. */
+static bool escalate(struct supervisor *supervisor, int stream, const uint8_t *bytes, size_t count,
+                     struct descriptors *received)
+{
+    struct request_received taken = {.stream = stream, .payload = malloc(count), .descriptors = *received};
+    bool done = false;
+    if (taken.payload != NULL) {
+        memcpy(taken.payload, bytes, count);
+        const struct answer *answer = NULL;
+        if (read_request(taken.payload, count, received, &taken.request))
+            answer = find_answer(&taken.request, received->numbers[0]);
+        if (answer != NULL && answer->says.answer == FRAME_ESCALATE) {
+            tell_taken(supervisor, answer, &taken.request);
+            done = session_stands(supervisor, &answer->says, &taken);
+        }
+    }
+    if (done)
+        return true;
+    free(taken.payload);
+    close_descriptors(received);
+    return false;
+}
+
+enum what_came { PASS_ON, ANSWERED, TAKEN_OVER };
+
+/* Looks at the request on this stream, and answers it if it can be. */
+static enum what_came answer_stream(struct supervisor *supervisor, int stream)
 {
     static uint8_t bytes[REQUEST_ROOM];
     struct descriptors received;
     uint8_t frame[FRAME_HEAD];
     if (answers.count == 0 || now_ns() >= answers.until || !is_stream(stream))
-        return false;
+        return PASS_ON;
     ssize_t got = peek_message(stream, bytes, sizeof bytes, &received);
     if (got < 0)
-        return false;
+        return PASS_ON;
     const struct answer *answer = answer_to(bytes, (size_t)got, &received);
     close_descriptors(&received);
-    if (answer == NULL)
-        return false;
-    /* Taken, for a stream that is closed with something unread looks broken to its other end. */
-    if (receive_message(stream, bytes, sizeof bytes, &received) > 0)
-        close_descriptors(&received);
+    if (answer == NULL || (answer->says.answer == FRAME_ESCALATE && !sessions_may_begin(supervisor)))
+        return PASS_ON;
+    /* Taken also for its own sake: a stream that is closed with something unread looks broken to its other end. */
+    got = receive_message(stream, bytes, sizeof bytes, &received);
+    if (got <= 0)
+        return ANSWERED;
+    if (answer->says.answer == FRAME_ESCALATE)
+        return escalate(supervisor, stream, bytes, (size_t)got, &received) ? TAKEN_OVER : ANSWERED;
+    close_descriptors(&received);
     struct iovec piece = {frame, encode_empty(frame, sizeof frame, FRAME_RUN)};
     send_message(stream, &piece, 1, NULL, 0, true); /* it has room, or was filled by who is not to be answered */
     supervisor->answered++;
-    return true;
+    return ANSWERED;
 }
 
 /* ---- the rendezvous ------------------------------------------------------------------------------------------- */
@@ -288,10 +335,13 @@ static void take_one(struct supervisor *supervisor, bool hung_up)
         return;
     if (got == 1 && bytes[0] == PROTOCOL_VERSION && received.count == 1) {
         supervisor->waiting = received.numbers[0];
-        if (answer_stream(supervisor, supervisor->waiting)) {
+        enum what_came came = answer_stream(supervisor, supervisor->waiting);
+        if (came == TAKEN_OVER)
+            supervisor->waiting = -1;
+        if (came == ANSWERED)
             close_if_open(&supervisor->waiting);
+        if (came != PASS_ON)
             return;
-        }
         supervisor->give_up = now_ms() + FLIGHT_MS;
         forward(supervisor);
         return;

@@ -20,6 +20,7 @@ struct supervisor {
     struct descriptors received; /* with the frame being read */
     uint8_t *queue;              /* for the control channel, not yet sent */
     size_t queued, queue_room;
+    bool queue_stuck;            /* it could not all be sent; else what waits in it is in no hurry */
     int wake[2];                 /* caught signals */
     pid_t shell;                 /* 0: not running */
     int shell_report;
@@ -57,6 +58,19 @@ void reap_failed(pid_t child);
 
 /* Takes over a SPAWN frame with its payload and descriptors. False: the server broke the protocol. */
 bool session_spawn(struct supervisor *supervisor);
+
+/* A REQUEST with the program's descriptor, and perhaps the directory's. */
+struct request_received {
+    int stream;
+    uint8_t *payload; /* allocated; `request` points into it */
+    struct request request;
+    struct descriptors descriptors;
+};
+
+/* Takes over a request that a standing answer escalates, as a SPAWN of it. False: there is no memory, and nothing is taken. */
+bool session_stands(struct supervisor *supervisor, const struct standing *says, struct request_received *received);
+/* Whether one more may begin. */
+bool sessions_may_begin(const struct supervisor *supervisor);
 bool session_changed(struct supervisor *supervisor, pid_t child, int status);
 size_t sessions_count(const struct supervisor *supervisor);
 size_t sessions_watch(struct supervisor *supervisor, struct pollfd *polled);

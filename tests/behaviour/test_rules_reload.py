@@ -247,3 +247,20 @@ def test_a_rules_file_that_everybody_can_write_refuses_to_start(installation: In
     ran = start(installation, installation.home)
     assert ran.returncode == 3
     assert "default.rules: refused, for every user of this machine can write it" in ran.stderr
+
+
+def test_a_loop_that_is_escalated_without_the_server_is_recorded_and_stopped_by_a_new_rule(
+    installation: Installation,
+) -> None:
+    rules = installation.home / "rules" / "default.rules"
+    installation.rules('prefix_rule(["true"], "allow")\n')
+    script = f"""
+    for i in {{1..40}}; do /bin/true $i || echo early; done
+    echo 'prefix_rule(["true"], "forbidden")' > {rules}; sleep 0.1
+    for i in {{1..5}}; do /bin/true late || echo denied; done
+    """
+    with installation.raw() as server:
+        found, _ = said(server, 1, script)
+    assert (found["output"].count("denied\n"), found["output"].count("early")) == (5, 0)
+    assert [entry["action"] for entry in found["decisions"]] == ["escalate"] * 40 + ["deny"] * 5
+    assert [entry["command"].split()[-1] for entry in found["decisions"][:40]] == [str(n) for n in range(1, 41)]

@@ -139,6 +139,7 @@ _SHOWN: dict[type, tuple[str, Callable[..., str]]] = {
         ),
     ),
     wire.Hold: ("HOLD", lambda f: f"generation={f.generation} until={f.until}"),
+    wire.Taken: ("TAKEN", lambda f: f"number={f.number} argv={_strings(f.argv)}"),
     wire.Answered: ("ANSWERED", lambda f: f"total={f.total}"),
     wire.Idle: ("IDLE", lambda f: ""),
     wire.Start: (

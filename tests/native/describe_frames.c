@@ -264,6 +264,17 @@ static bool show_hold(const uint8_t *payload, size_t length)
     return compare(frame, encode_hold(frame, sizeof frame, generation, until));
 }
 
+static bool show_taken(const uint8_t *payload, size_t length)
+{
+    struct taken taken;
+    static uint8_t frame[FRAME_HEAD + TAKEN_MAX];
+    if (!decode_taken(payload, length, &taken))
+        return fail("not a request that was taken");
+    say("TAKEN number=%" PRIu32, taken.number);
+    print_strings("argv", taken.argv, taken.argc);
+    return compare(frame, encode_taken(frame, sizeof frame, taken.number, taken.argc, taken.argv));
+}
+
 static bool show_answered(const uint8_t *payload, size_t length)
 {
     uint64_t total;
@@ -303,6 +314,7 @@ static bool show(const struct decoder *decoder)
     case FRAME_KEPT: return show_number("KEPT", FRAME_KEPT, payload, length);
     case FRAME_STANDING: return show_standing(payload, length);
     case FRAME_HOLD: return show_hold(payload, length);
+    case FRAME_TAKEN: return show_taken(payload, length);
     case FRAME_ANSWERED: return show_answered(payload, length);
     case FRAME_IDLE: return show_empty("IDLE", FRAME_IDLE);
     case FRAME_START: return show_start(payload, length);

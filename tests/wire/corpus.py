@@ -177,6 +177,7 @@ CORPUS = (
         replace(_STANDING, number=10, answer=wire.Escalate.TYPE, depth=4, words=(b"status", b"")),
     ),
     _server("hold", "running", "running", wire.Hold(generation=3, until=1_234_567_890_123)),
+    _supervisor("taken", "running", "running", wire.Taken(number=10, argv=(b"git", b"", b"\xff"))),
     _supervisor("answered", "running", "running", wire.Answered(total=2**40)),
 )
 """Every frame of version 1, at least once."""

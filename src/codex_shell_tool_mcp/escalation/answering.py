@@ -138,7 +138,7 @@ class EscalateServer:
         writable: Where the sandboxed side can write; ``None`` = everywhere.
         shell: Runs escalated scripts that name no interpreter.
         records: The first :data:`MAX_RECORDS` execs with their decisions.
-        asked: How many were answered here.
+        asked: How many were answered here, or escalated by an answer that stands.
     """
 
     policy: EscalationPolicy
@@ -161,10 +161,19 @@ class EscalateServer:
             self._decide_at_once = at_once.decide_at_once
         if (telling := standing(policy)) is not None:
             self._standing = StandingAnswers(telling, self.supervision)
+            self.supervision.on_taken = self._taken
+
+    def _taken(self, frame: wire.Taken) -> None:
+        """The supervisor escalated something by an answer that stands."""
+        known = None if self._standing is None else self._standing.taken(frame)
+        if known is None:
+            self.asked += 1
+        else:
+            self._record(*known)
 
     @property
     def decided(self) -> int:
-        """How many execs were decided: here, and by the answers that stand."""
+        """How many execs were decided in all."""
         return self.asked + self.supervision.answered
 
     async def serve(self) -> None:
@@ -199,11 +208,12 @@ class EscalateServer:
             if isinstance(one.action, Run):
                 send_at_once(one.stream, _RUN)  # before anything else: the script waits for it
             self._record(one.asked, one.action)
-            if self._standing is not None and isinstance(one.action, Run):
-                self._standing.answered(request, one.asked, one.before)
+            done = isinstance(one.action, Run)
             if isinstance(one.action, Escalate):
-                return self._escalate_at_once(one, request)
-            return isinstance(one.action, Run)
+                done = self._escalate_at_once(one, request)
+            if self._standing is not None and done:
+                self._standing.answered(request, one.asked, one.before)
+            return done
         except ShellToolError as error:
             if isinstance(error, ProtocolError):
                 _drop(error)

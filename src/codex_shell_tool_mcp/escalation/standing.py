@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import itertools
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from codex_shell_tool_mcp.escalation import identity, wire
-from codex_shell_tool_mcp.escalation.policy import Run
+from codex_shell_tool_mcp.escalation.policy import Escalate, Run
 
 if TYPE_CHECKING:
     from codex_shell_tool_mcp.escalation.policy import ExecRequest, Standing, StandingPolicy
@@ -26,6 +27,9 @@ RENEW_SECONDS = 0.02
 
 MAX_ANSWERS = 1024
 """Answers of a generation: what the supervisor keeps (``standing_linux.c``)."""
+
+MAX_REMEMBERED = 4 * MAX_ANSWERS
+"""Answers that escalate of which it is remembered what they say: what the supervisor did by one is told later."""
 
 MAX_SEEN = 4096
 """Programs and commands remembered as having been asked about once."""
@@ -57,6 +61,7 @@ class StandingAnswers:
         self._until = 0
         self._standing: set[_Key] = set()
         self._seen: set[_Key] = set()
+        self._escalating: dict[int, tuple[ExecRequest, Escalate]] = {}
 
     def answered(self, request: wire.Request, asked: ExecRequest, status: os.stat_result | None) -> None:
         """``request`` was answered just now: let the answer stand, if it may and the program is asked about again.
@@ -72,7 +77,7 @@ class StandingAnswers:
         if self._is_new((request.file, state, None)):
             return
         standing = self._policy.standing(asked)
-        if standing is None or not isinstance(standing.action, Run):
+        if standing is None or (isinstance(standing.action, Escalate) and not is_plainly_executed(request, asked)):
             return
         words = request.argv[1 : standing.depth]
         key = (request.file, state, words)
@@ -96,9 +101,25 @@ class StandingAnswers:
             if until > self._until + int((HOLD_SECONDS - RENEW_SECONDS) * _NANO):
                 self._tell(wire.Hold(generation=self._generation, until=until), until)
             return
-        frame = _frame(self._generation, next(self._numbers), until, request, asked, key[1], standing, key[2] or ())
-        if frame is not None and self._tell(frame, until):
-            self._standing.add(key)
+        number = next(self._numbers)
+        frame = _frame(self._generation, number, until, request, asked, key[1], standing, key[2] or ())
+        if frame is None or not self._tell(frame, until):
+            return
+        self._standing.add(key)
+        if isinstance(standing.action, Escalate):
+            self._remember(number, asked, standing.action)
+
+    def _remember(self, number: int, asked: ExecRequest, action: Escalate) -> None:
+        while len(self._escalating) >= MAX_REMEMBERED:
+            del self._escalating[next(iter(self._escalating))]
+        self._escalating[number] = (replace(asked, argv=()), action)
+
+    def taken(self, frame: wire.Taken) -> tuple[ExecRequest, Escalate] | None:
+        """What the supervisor escalated by an answer of ours; ``None`` if that was too long ago to be remembered."""
+        known = self._escalating.get(frame.number)
+        if known is None:
+            return None
+        return replace(known[0], argv=tuple(map(os.fsdecode, frame.argv))), known[1]
 
     def _begin(self, basis: object) -> None:
         """A new generation: with the first frame of it, all earlier answers are over."""
@@ -122,6 +143,16 @@ def is_plainly_named(request: wire.Request, asked: ExecRequest) -> bool:
     if request.program is None or not request.argv or asked.resolved is None or not asked.file.startswith("/"):
         return False
     return asked.program == identity.absolute(asked.file, None)
+
+
+def is_plainly_executed(request: wire.Request, asked: ExecRequest) -> bool:
+    """Whether the request is executed just as it came: by its own name, which nobody in the sandbox can make lead
+    elsewhere, and by the kernel. What :func:`~codex_shell_tool_mcp.escalation.outside.execution` makes of any other has
+    to be made anew each time.
+    """
+    if asked.writable_by_sandbox or b".." in request.file.split(b"/") or request.program is None:
+        return False
+    return identity.kind_of(request.program) is not identity.Kind.PLAIN
 
 
 def _state(status: os.stat_result) -> tuple[int, int, int, int, int]:
@@ -150,7 +181,7 @@ def _frame(
         generation=generation,
         number=number,
         until=until,
-        answer=wire.Run.TYPE,
+        answer=wire.Run.TYPE if isinstance(standing.action, Run) else wire.Escalate.TYPE,
         device=device,
         inode=inode,
         size=size,

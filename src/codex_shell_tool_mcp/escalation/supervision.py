@@ -77,6 +77,7 @@ class Supervision:
         output: What the call prints; there once it has begun.
         ended: How many processes were left when the call was ended; known once it was.
         answered: How many execs the supervisor has answered itself; known when the shell has ended, and at the end.
+        on_taken: Told of each that it escalated itself; not necessarily before the shell has ended.
         when_gone: Called when nothing more comes from the supervisor.
     """
 
@@ -105,6 +106,7 @@ class Supervision:
         """Forget the last call, if there was one."""
         loop = asyncio.get_running_loop()
         self.ended = self.answered = 0
+        self.on_taken: Callable[[wire.Taken], None] = lambda _: None
         self._shell: Shell | None = None
         self._idle = self._asked_to_keep = False
         self._started: asyncio.Future[None] = loop.create_future()
@@ -327,11 +329,17 @@ class Supervision:
                 self._lost("the supervisor of this call was told to end by a signal; nothing of the call is left")
             case wire.Kept(left=left):
                 _resolve(self._kept, left)
-            case wire.Answered(total=total):
-                self.answered = total
+            case wire.Answered() | wire.Taken():
+                self._take_standing(frame)
             case wire.Started(session=session) | wire.Ended(session=session):
                 if session in self._spawning:
                     _resolve(self._spawning[session], None)
+
+    def _take_standing(self, frame: wire.Answered | wire.Taken) -> None:
+        if isinstance(frame, wire.Answered):
+            self.answered = frame.total
+        else:
+            self.on_taken(frame)
 
     def _not_started(self, number: int, message: str) -> ShellToolError:
         cause = f": {os.strerror(number)}" if number else ""

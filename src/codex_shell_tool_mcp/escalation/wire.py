@@ -54,6 +54,9 @@ MAX_STANDING = 16 * 1024
 MAX_STANDING_WORDS = 64
 """Most words that a STANDING names: no rule is that long."""
 
+MAX_TAKEN_WORDS, MAX_TAKEN_BYTES = 64, 512
+"""Words of an argument vector that TAKEN tells, and bytes of each: it can be megabytes."""
+
 HEADER = struct.Struct("<I")
 
 
@@ -770,6 +773,27 @@ class Idle(_Empty):
     TYPE: ClassVar[int] = 51
 
 
+@dataclass(frozen=True, kw_only=True)
+class Taken(_Plain):
+    """A request was escalated by the standing answer of this number; ``argv`` is cut to what is worth recording."""
+
+    TYPE: ClassVar[int] = 45
+    number: int
+    argv: tuple[bytes, ...]
+
+    def payload(self) -> bytes:
+        return _TWO.pack(self.number, len(self.argv)) + _join(self.argv)
+
+    @classmethod
+    def parse(cls, payload: bytes, descriptors: tuple[int, ...]) -> Taken:
+        _no_descriptors(descriptors)
+        number, argc = _unpack(_TWO, payload, exact=False)
+        _require(1 <= argc <= MAX_TAKEN_WORDS, "words that are not told")
+        argv = tuple(_split(payload[_TWO.size :], argc))
+        _require(max(map(len, argv)) <= MAX_TAKEN_BYTES, "a word longer than is told")
+        return cls(number=number, argv=argv)
+
+
 class Party(StrEnum):  # of str, for its members are looked up in the tables below with every frame
     """Who speaks. On a stream the service is the server and, once it has handed the session over, the supervisor."""
 
@@ -822,6 +846,7 @@ CONTROL_CHANNEL: _Table = {
         (_V, Standing): "running",
         (_V, Hold): "running",
         (_U, Answered): "running",
+        (_U, Taken): "running",
         (_U, Started): "running",
         (_U, Ended): "running",
         (_U, ShellExit): "shell ended",
@@ -833,6 +858,7 @@ CONTROL_CHANNEL: _Table = {
         (_V, Standing): "shell ended",
         (_V, Hold): "shell ended",
         (_U, Answered): "shell ended",
+        (_U, Taken): "shell ended",
         (_U, Started): "shell ended",
         (_U, Ended): "shell ended",
         (_V, Keep): "keeping",
@@ -845,6 +871,7 @@ CONTROL_CHANNEL: _Table = {
         (_V, Standing): "keeping",
         (_V, Hold): "keeping",
         (_U, Answered): "keeping",
+        (_U, Taken): "keeping",
         (_U, Started): "keeping",
         (_U, Ended): "keeping",
         (_U, Kept): "kept",
@@ -857,6 +884,7 @@ CONTROL_CHANNEL: _Table = {
         (_V, Standing): "kept",
         (_V, Hold): "kept",
         (_U, Answered): "kept",
+        (_U, Taken): "kept",
         (_U, Started): "kept",
         (_U, Ended): "kept",
         (_U, Finished): "done",
@@ -868,6 +896,7 @@ CONTROL_CHANNEL: _Table = {
         (_U, ShellStarted): "ending",
         (_U, ShellFailed): "ending",
         (_U, Answered): "ending",
+        (_U, Taken): "ending",
         (_U, Started): "ending",
         (_U, Ended): "ending",
         (_U, ShellExit): "ending",
@@ -884,7 +913,7 @@ _FRAMES: Mapping[int, type[Frame]] = {
     for frame in (
         Request, Run, Escalate, Deny, Error, ExecFailed, Fds, Attributes, Signal, Stopped, Continued, Exit,
         Spawn, Started, Ended, ShellStarted, ShellFailed, ShellExit, End, Finished,
-        Keep, Kept, Standing, Hold, Answered, Start, Idle,
+        Keep, Kept, Standing, Hold, Answered, Taken, Start, Idle,
     )
 }  # fmt: skip
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from codex_shell_tool_mcp.escalation import standing, wire
+from codex_shell_tool_mcp.escalation import identity, standing, wire
+from codex_shell_tool_mcp.escalation.identity import Kind
 from codex_shell_tool_mcp.escalation.policy import Escalate, EscalateAction, ExecRequest, Run, Standing
 from codex_shell_tool_mcp.escalation.standing import HOLD_SECONDS, StandingAnswers
 
@@ -156,13 +157,29 @@ def test_nothing_is_said_of_a_name_that_alone_does_not_name_it(described: dict[s
     assert Call().ask(times=5, **described) == []
 
 
-def test_nothing_is_said_where_the_policy_says_nothing_or_more_is_to_be_done() -> None:
+def test_nothing_is_said_where_the_policy_says_nothing() -> None:
     call = Call()
     call.policy.said = None
     assert call.ask(times=5) == []
+
+
+def test_what_is_escalated_as_it_came_stands_and_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = {"now": Kind.IMAGE}
+    monkeypatch.setattr(identity, "kind_of", lambda _: kinds["now"])
     call = Call()
-    call.policy.later(0, action=Escalate())
-    assert call.ask(times=5) == []
+    call.policy.later(0, action=Escalate(rule="mine"))
+    assert call.ask(times=3, writable_by_sandbox=True) == []
+    assert call.ask(file=b"/usr/../bin/sh", times=3, program="/bin/sh") == []
+    kinds["now"] = Kind.PLAIN
+    assert call.ask(times=3) == []
+    kinds["now"] = Kind.SCRIPT
+    (frame,) = call.ask(times=3)
+    assert isinstance(frame, wire.Standing)
+    assert frame.answer == wire.Escalate.TYPE
+    record = call.answers.taken(wire.Taken(number=frame.number, argv=(b"sh", b"\xff")))
+    assert record is not None
+    assert (record[0].program, record[0].argv, record[1]) == ("/bin/sh", ("sh", "\udcff"), Escalate(rule="mine"))
+    assert call.answers.taken(wire.Taken(number=frame.number + 1, argv=(b"sh",))) is None
 
 
 def test_nothing_is_said_that_is_too_long() -> None:
