@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -158,8 +159,7 @@ def test_every_requirement_is_locked(workspace: Workspace) -> None:
     assert all("==" in line for line in lines if line and not line.startswith("#"))
     for group in (environments.PROJECT, "run", "freeze", "release", "test", "lint"):
         for requirement in environments.requirements(workspace.root, group):
-            name = requirement.split(">")[0].split("=")[0].split("<")[0].strip().lower()
-            assert name in locked
+            assert re.split(r"[\[<>=]", requirement)[0].strip().lower() in locked
 
 
 def test_the_list_of_what_is_left_out_holds_each_name_once() -> None:

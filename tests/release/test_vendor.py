@@ -33,11 +33,13 @@ def platform(packed: tuple[Workspace, Package]) -> Path:
 
 
 def test_layout(platform: Path, workspace: Workspace) -> None:
-    assert {path.name for path in platform.iterdir()} == {"server", "bin", "bash", "licenses", "build.json"}
+    shells = ["bash", "zsh"] if host_platform() == "linux-x64" else ["bash"]
+    glibc = {"glibc"} if host_platform().startswith("linux") else set()
+    assert {path.name for path in platform.iterdir()} == {"server", "bin", *shells, *glibc, "licenses", "build.json"}
     assert {path.name for path in (platform / "bin").iterdir()} == {"codex-execve-wrapper", "codex-shell-supervisor"}
-    rows = variants_for(load_variants(workspace.variants_file), targets=(host_platform(),), shells=("bash",))
-    shells = {path.relative_to(platform.parent).as_posix() for path in (platform / "bash").rglob("*") if path.is_file()}
-    assert shells == {row.package_path for row in rows}
+    rows = variants_for(load_variants(workspace.variants_file), targets=(host_platform(),))
+    files = [path for shell in shells for path in (platform / shell).rglob("*") if path.is_file()]
+    assert {path.relative_to(platform.parent).as_posix() for path in files} == {row.package_path for row in rows}
 
 
 def test_every_variant_that_can_be_chosen_is_there(platform: Path) -> None:
@@ -47,8 +49,9 @@ def test_every_variant_that_can_be_chosen_is_there(platform: Path) -> None:
     for row in rows:
         shell = platform.parent / row.package_path
         assert shell.stat().st_mode & 0o777 == 0o755
-        done = subprocess.run([shell, "-c", "echo $BASH_VERSION"], capture_output=True, text=True, check=True)
-        assert done.stdout.startswith("5.3.")
+        script = "echo $BASH_VERSION$ZSH_VERSION"
+        done = subprocess.run([shell, "-c", script], capture_output=True, text=True, check=True)
+        assert done.stdout.startswith({"bash": "5.3.", "zsh": "5.9"}[row.shell])
 
 
 def test_the_native_programs_are_static(platform: Path) -> None:
