@@ -125,8 +125,13 @@ def _by_apt(archive: Archive, downloads: Path) -> Path:
     return arrived.replace(arrived.with_name(arrived.name.removesuffix(".part")))
 
 
-def unpack(path: Path, folder: Path) -> None:
+def unpack(path: Path, folder: Path, *, exact: bool = False) -> None:
     """Write the archive's files below ``folder``, without the one folder that is around all of them.
+
+    Args:
+        path: A tar archive, compressed or not.
+        folder: Where to; made if it is not there.
+        exact: With their very permissions; else a file is executable or it is not.
 
     By hand, for older releases of Python 3.11 have no filter of what may be extracted.
     """
@@ -135,17 +140,17 @@ def unpack(path: Path, folder: Path) -> None:
             for member in tar:
                 parts = PurePosixPath(member.name).parts[1:]
                 if member.isreg() and parts and ".." not in parts:
-                    _write(tar, member, folder.joinpath(*parts))
+                    _write(tar, member, folder.joinpath(*parts), exact=exact)
     except (tarfile.TarError, OSError, EOFError) as error:
         message = f"{path.name} cannot be unpacked: {error}"
         raise SourceError(message) from error
 
 
-def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
+def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path, *, exact: bool) -> None:
     stream = tar.extractfile(member)
     if stream is not None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("wb") as out:
             shutil.copyfileobj(stream, out)
-        target.chmod(0o755 if member.mode & 0o100 else 0o644)
+        target.chmod(member.mode & 0o777 if exact else 0o755 if member.mode & 0o100 else 0o644)
         os.utime(target, (member.mtime, member.mtime))

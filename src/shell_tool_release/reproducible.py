@@ -22,7 +22,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shell_tool_release import roots
+from shell_tool_release.archives import unpack
 from shell_tool_release.cache import cache_root
 from shell_tool_release.differ import first_difference
 from shell_tool_release.errors import BuildError, PrerequisiteError, run_main
@@ -308,8 +308,7 @@ def compare_package(package: Path, vendor: Path) -> tuple[Artefact, ...]:
     """Compare the platforms in an npm package that were also built below ``vendor``; BuildError names a difference."""
     found = []
     with tempfile.TemporaryDirectory(prefix="published-") as folder:
-        with tarfile.open(package) as archive:
-            archive.extractall(folder, filter="data")
+        unpack(package, Path(folder) / "package", exact=True)
         for platform in sorted(path.name for path in vendor.iterdir() if path.is_dir()):
             theirs = Path(folder) / "package" / "vendor" / platform
             if not theirs.is_dir() or not (vendor / platform / "server").is_dir():

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import tarfile
 from typing import TYPE_CHECKING
 
 import pytest
 
 from codex_shell_tool_mcp import verify
 from shell_tool_release import manifest
+from shell_tool_release.archives import unpack
 from shell_tool_release.errors import BuildError
 from shell_tool_release.workspace import host_platform
 
@@ -28,8 +28,7 @@ SERVER = f"vendor/{host_platform()}/server/codex-exec-mcp-server"
 @pytest.fixture(scope="module")
 def unpacked(packed: tuple[Workspace, Package], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("installed")
-    with tarfile.open(packed[1].path) as archive:
-        archive.extractall(folder, filter="data")
+    unpack(packed[1].path, folder / "package", exact=True)
     return folder / "package"
 
 

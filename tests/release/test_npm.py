@@ -245,7 +245,7 @@ def test_the_real_package(packed: tuple[Workspace, Package]) -> None:
     assert wanted <= names
     assert package.files < 2000
     notices = _read(package.path, "package/THIRD_PARTY_NOTICES.md").decode()
-    for part in ("GNU bash", "musl", "CPython", "pydantic", "starlark-pyo3", "pyinstaller"):
+    for part in ("GNU bash", "musl", "CPython", "pydantic", "starlark-pyo3"):
         assert f"| {part} |" in notices
     for path in (place.vendor / host_platform()).rglob("*"):
         if path.is_file():

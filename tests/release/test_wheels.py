@@ -23,6 +23,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 
 from release.conftest import cannot
 from shell_tool_release import smoke, wheels
+from shell_tool_release.archives import unpack
 from shell_tool_release.errors import BuildError
 from shell_tool_release.shells import ShellOptions
 from shell_tool_release.sources import SourceOptions, bash_source, tree_digest
@@ -173,9 +174,8 @@ def test_the_source_it_carries_is_the_locked_one(
     made: tuple[Workspace, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both shells' sources come from it where no other place is asked."""
-    with tarfile.open(made[1]) as archive:
-        archive.extractall(tmp_path, filter="data")
-    unpacked = Workspace(root=next(tmp_path.iterdir()))
+    unpack(made[1], tmp_path / "source")
+    unpacked = Workspace(root=tmp_path / "source")
     monkeypatch.setattr("shell_tool_release.places.find_workspace", lambda: unpacked)
     options = replace(SourceOptions.default(), cache=tmp_path / "cache", places=("carried",))
     assert tree_digest(bash_source(options).path) == options.lock.tree(options.lock.level)
@@ -263,9 +263,8 @@ def test_an_unknown_platform_is_refused(made: tuple[Workspace, Path, Path], tmp_
 
 def test_what_building_it_takes_is_named(made: tuple[Workspace, Path, Path], tmp_path: Path) -> None:
     """pip asks the source archive; the compiler is among the answers, so that a machine needs none."""
-    with tarfile.open(made[1]) as archive:
-        archive.extractall(tmp_path, filter="data")
-    root = next(tmp_path.iterdir())
+    root = tmp_path / "source"
+    unpack(made[1], root)
     code = "from hatchling.build import get_requires_for_build_wheel as ask; print('\\n'.join(ask()))"
     said = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
     pinned = tomllib.loads((root / "pyproject.toml").read_text())["dependency-groups"]["release"]
