@@ -196,8 +196,9 @@ def test_rows_of_other_machines_are_cross_built_with_answers() -> None:
         words = todo.configure.command
         assert todo.cross is not runs_here(row)
         assert any(word.startswith("--host=") for word in words) is todo.cross
-        assert ("CC_FOR_BUILD=cc" in words) is not todo.cross
-        assert ("--enable-static-link" in words) is (row.libc == "musl")
+        if row.shell == "bash":
+            assert ("CC_FOR_BUILD=cc" in words) is not todo.cross
+            assert ("--enable-static-link" in words) is (row.libc == "musl")
         assert todo.answers == (answers_file(row) if todo.cross else None)
 
 

@@ -78,8 +78,7 @@ def _same(suite: SuiteRun, script: str, mode: Mode) -> Result:
 def test_is_stable(suite: SuiteRun, script: str, mode: Mode) -> None:
     """Without interception, twice: what comes and goes is on the list, and on it for a reason."""
     result = _same(suite, script, mode)
-    passing = LISTS.passing(script)
-    assert passing is None or any(passing.search(line) for line in result.lines())
+    assert LISTS.is_found(script, result.lines())
 
 
 @pytest.mark.parametrize("script", LISTS.scripts)

@@ -12,11 +12,12 @@ FILE = Path(__file__).parents[1] / "bash_suite.toml"
 
 @dataclass(frozen=True, kw_only=True)
 class Unstable:
-    """Lines of a script's output that come and go without interception as well."""
+    """Lines of a script's output that come and go without interception as well; ``rare`` ones are mostly not there."""
 
     script: str
     lines: re.Pattern[str]
     why: str
+    rare: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,11 @@ class Lists:
     def passing(self, script: str) -> re.Pattern[str] | None:
         """Lines of the script that are not compared."""
         return next((entry.lines for entry in self.unstable if entry.script == script), None)
+
+    def is_found(self, script: str, lines: list[str]) -> bool:
+        """Whether what is listed of the script's output is there, as it has to be unless it is rare."""
+        entries = [entry for entry in self.unstable if entry.script == script and not entry.rare]
+        return all(any(entry.lines.search(line) for line in lines) for entry in entries)
 
     def expected(self, script: str, mode: str) -> list[str] | None:
         """The difference that a script is known to have in a mode; ``None`` if it is to have none."""
