@@ -13,7 +13,7 @@ import nox
 ROOT = Path(__file__).parent
 sys.path.insert(0, str(ROOT / "src"))
 
-from shell_tool_release import environments  # noqa: E402  (the line above is its path)
+from shell_tool_release import environments, options  # noqa: E402  (the line above is its path)
 
 nox.needs_version = ">=2025.11"
 nox.options.sessions = ["lint", "tests"]
@@ -43,13 +43,13 @@ def patch(session: nox.Session) -> None:
 @nox.session(requires=["patch"])
 def shells(session: nox.Session) -> None:
     """Build every shell variant of this platform with zig; -- --target all for every platform's, --keep-going."""
-    step(session, "shells", *session.posargs)
+    step(session, "shells", *options.split(session.posargs)[0])
 
 
 @nox.session
 def native(session: nox.Session) -> None:
     """Build the exec wrapper and the supervisor, static; -- --target all for every platform's, --keep-going."""
-    step(session, "native", *session.posargs)
+    step(session, "native", *options.split(session.posargs)[0])
 
 
 @nox.session
@@ -61,7 +61,7 @@ def freeze(session: nox.Session) -> None:
 @nox.session(requires=["shells", "native", "freeze"])
 def vendor(session: nox.Session) -> None:
     """Put everything built together in vendor/, laid out as it ships; -- --target T for another platform."""
-    step(session, "vendor", *session.posargs)
+    step(session, "vendor", *options.split(session.posargs)[0])
 
 
 @nox.session(requires=["vendor"])
@@ -109,6 +109,8 @@ def refresh(session: nox.Session) -> None:
 @nox.session(requires=["smoke"])
 def release(session: nox.Session) -> None:
     """All of the above: from the clone to a package that was tried (the README's first command)."""
+    if unknown := options.split(session.posargs)[1]:
+        session.error(f"not an option of a release: {' '.join(unknown)}")
     session.log("The package is in dist/npm/.")
 
 

@@ -4,6 +4,7 @@ API::
 
     parser(module, documentation) -> ArgumentParser     with --target and --keep-going
     targets(arguments) -> tuple[Target, ...]            this machine's platform unless others were asked for
+    split(words) -> tuple[list[str], list[str]]         what of a line is for the steps, and what is for somebody else
 
 ``./run release -- --target all --keep-going`` hands the same words to each step; a step leaves aside what is not
 its own.
@@ -19,7 +20,7 @@ from shell_tool_release.variants import Target
 from shell_tool_release.workspace import host_platform
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 TARGETS: tuple[Target, ...] = get_args(Target)
 
@@ -47,3 +48,10 @@ def targets(arguments: argparse.Namespace) -> tuple[Target, ...]:
         message = f"no platform {', '.join(unknown)}; known are {', '.join(TARGETS)} and all"
         raise ConfigurationError(message)
     return tuple(name for name in TARGETS if name in chosen)
+
+
+def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Tell the words that :func:`parser` understands from the others: ``./run bench -- --only run`` builds first."""
+    known, others = parser("release", None).parse_known_args(words)
+    ours = [word for target in known.target or () for word in ("--target", target)]
+    return [*ours, *(["--keep-going"] if known.keep_going else [])], others

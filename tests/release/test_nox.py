@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shell_tool_release import environments
+from shell_tool_release import environments, options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -165,3 +165,9 @@ def test_a_failed_installation_is_tried_again(checkout: Path, monkeypatch: pytes
     for _ in range(2):
         with pytest.raises(subprocess.CalledProcessError):
             environments.ensure(checkout, "work", ("some",))
+
+
+def test_words_of_a_line_that_builds_first_reach_who_they_are_for() -> None:
+    words = ["--only", "run", "--target", "all", "--keep-going", "--rounds", "5"]
+    assert options.split(words) == (["--target", "all", "--keep-going"], ["--only", "run", "--rounds", "5"])
+    assert options.split([]) == ([], [])
