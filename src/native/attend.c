@@ -52,27 +52,25 @@ static void consider(int number, void *context)
         handover->numbers[handover->count++] = (uint32_t)number;
 }
 
-static bool send_descriptors(const struct client *client, const struct handover *handover)
+/* The attributes ride with the last part: one message where there are few descriptors, for which the supervisor wakes once. */
+static bool send_all_of_it(const struct client *client, const struct handover *handover,
+                           const struct attributes *attributes)
 {
-    uint8_t frame[FRAME_HEAD + STREAM_PAYLOAD_MAX];
+    uint8_t frames[FRAME_HEAD + STREAM_PAYLOAD_MAX + ATTRIBUTES_FRAME_MAX];
     int part[PART_MAX];
     uint32_t sent = 0;
     do {
         uint32_t count = handover->count - sent < PART_MAX ? handover->count - sent : PART_MAX;
         for (uint32_t i = 0; i < count; i++)
             part[i] = (int)handover->numbers[sent + i];
-        size_t size = encode_fds(frame, sizeof frame, handover->count, handover->numbers + sent, count);
-        if (!send_all(client->stream, frame, size, part, count))
-            return false;
+        size_t size = encode_fds(frames, sizeof frames, handover->count, handover->numbers + sent, count);
         sent += count;
+        if (sent == handover->count)
+            size += encode_attributes(frames + size, sizeof frames - size, attributes);
+        if (!send_all(client->stream, frames, size, part, count))
+            return false;
     } while (sent < handover->count);
     return true;
-}
-
-static bool send_attributes(const struct client *client, const struct attributes *attributes)
-{
-    uint8_t frame[FRAME_HEAD + 28 + 20 * LIMITS_MAX];
-    return send_all(client->stream, frame, encode_attributes(frame, sizeof frame, attributes), NULL, 0);
 }
 
 /* Only the program is to hold them now: a pipe must reach its end when the program closes it. stderr stays for what we
@@ -95,11 +93,8 @@ static void hand_over(struct client *client, struct attributes *attributes, uint
     each_descriptor(consider, &handover);
     if (handover.too_many)
         not_run(client, "more than 4096 descriptors are open; an escalated program cannot be given so many", 0);
-    bool sent = send_descriptors(client, &handover);
-    if (sent) {
-        take_attributes(attributes, blocked);
-        sent = send_attributes(client, attributes);
-    }
+    take_attributes(attributes, blocked);
+    bool sent = send_all_of_it(client, &handover, attributes);
     if (!sent && errno != EPIPE && errno != ECONNRESET)
         not_run(client, "its descriptors could not be handed over", errno);
     if (!sent)

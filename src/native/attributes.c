@@ -109,6 +109,15 @@ static void adopt_processors(pid_t process)
         syscall(SYS_sched_setaffinity, 0, size, theirs);
 }
 
+/* oom_score_adj of the process that children of ours come from, which is theirs at first; -1: not open. For a process of which
+ * nobody has asked for anything in /proc yet, the kernel makes all that is there. */
+static int score_of_children = -1;
+
+void adopt_prepare(void)
+{
+    score_of_children = open_descriptor("/proc/self/oom_score_adj", O_RDONLY | O_CLOEXEC);
+}
+
 /* oom_score_adj of a process as text, "-1000\n" to "1000\n"; 0 if it cannot be read. */
 static size_t read_oom_score(pid_t process, char *score, size_t room)
 {
@@ -127,7 +136,9 @@ static size_t read_oom_score(pid_t process, char *score, size_t room)
 static void adopt_oom_score(pid_t process)
 {
     char theirs[16], ours[16];
-    size_t wanted = read_oom_score(process, theirs, sizeof theirs), now = read_oom_score(getpid(), ours, sizeof ours);
+    size_t wanted = read_oom_score(process, theirs, sizeof theirs);
+    ssize_t got = score_of_children < 0 ? -1 : pread(score_of_children, ours, sizeof ours, 0);
+    size_t now = got < 0 ? read_oom_score(getpid(), ours, sizeof ours) : (size_t)got;
     if (wanted == 0 || (wanted == now && memcmp(theirs, ours, now) == 0))
         return;
     int file = open_descriptor("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
@@ -167,6 +178,10 @@ static bool is_supervisor(pid_t process)
 }
 
 #else
+
+void adopt_prepare(void)
+{
+}
 
 void adopt_standing(pid_t process)
 {

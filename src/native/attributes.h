@@ -19,6 +19,9 @@ bool apply_limits(const struct attributes *attributes);
  * readily it is killed for want of memory. Nothing of this keeps a program from running, so what cannot be had is left. */
 void adopt_standing(pid_t process);
 
+/* For the parent of processes that take over from others: what they have of itself is known then. */
+void adopt_prepare(void);
+
 /* Whether our session has a controlling terminal and was started by the supervisor: only a process of the same session
  * can join our process group and so get the terminal's signals from the kernel. */
 bool shares_terminal(void);

@@ -65,6 +65,9 @@
 #define CLIENT_PAYLOAD_MAX REASON_MAX
 #define STREAM_PAYLOAD_MAX (8u + 4u * PART_MAX)
 
+/* Bytes of a whole ATTRIBUTES. */
+#define ATTRIBUTES_FRAME_MAX (FRAME_HEAD + 28u + 20u * LIMITS_MAX)
+
 /* Bytes before the strings of a REQUEST, a SPAWN and a STANDING, header included. */
 #define REQUEST_HEAD (FRAME_HEAD + 13u)
 #define SPAWN_HEAD (FRAME_HEAD + 41u)

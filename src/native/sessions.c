@@ -227,14 +227,6 @@ bool session_stands(struct supervisor *supervisor, const struct standing *says, 
     return true;
 }
 
-bool sessions_may_begin(const struct supervisor *supervisor)
-{
-    size_t beginning = 0;
-    for (const struct session *session = supervisor->sessions; session != NULL; session = session->next)
-        beginning += session->phase != PHASE_RUNNING;
-    return beginning < BEGINNING_MAX;
-}
-
 /* ---- what the client sends ------------------------------------------------------------------------------------ */
 
 /* False with a reason in *problem. Takes over the descriptors of the part. */
@@ -418,6 +410,26 @@ static bool read_report(struct supervisor *supervisor, struct session *session)
     return false;
 }
 
+static size_t count_beginning(const struct supervisor *supervisor)
+{
+    size_t beginning = 0;
+    for (const struct session *session = supervisor->sessions; session != NULL; session = session->next)
+        beginning += session->phase != PHASE_RUNNING;
+    return beginning;
+}
+
+bool sessions_may_begin(struct supervisor *supervisor)
+{
+    if (count_beginning(supervisor) < BEGINNING_MAX)
+        return true;
+    /* Nobody has looked yet whether those of standing answers run: see sessions_watch. */
+    for (struct session *session = supervisor->sessions, *next; session != NULL; session = next) {
+        next = session->next;
+        read_report(supervisor, session);
+    }
+    return count_beginning(supervisor) < BEGINNING_MAX;
+}
+
 static void child_stopped(struct supervisor *supervisor, struct session *session, int signal)
 {
     uint8_t frame[FRAME_HEAD + 4];
@@ -499,7 +511,8 @@ size_t sessions_watch(struct supervisor *supervisor, struct pollfd *polled)
             session->polled_stream = count;
             polled[count++] = (struct pollfd){.fd = session->stream, .events = POLLIN};
         }
-        if (session->report >= 0) {
+        /* Of a standing answer's program nobody is told that it runs, and of its end SIGCHLD tells. */
+        if (session->report >= 0 && !session->standing) {
             session->polled_report = count;
             polled[count++] = (struct pollfd){.fd = session->report, .events = POLLIN};
         }

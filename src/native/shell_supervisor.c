@@ -119,7 +119,7 @@ void reap_failed(pid_t child)
         continue;
 }
 
-/* The shell's report pipe: its end says that the shell runs. */
+/* The shell's report pipe: its end says that the shell runs. That is queued for the server, in no hurry. */
 static void read_shell_report(struct supervisor *supervisor)
 {
     struct shell_report report;
@@ -136,8 +136,15 @@ static void read_shell_report(struct supervisor *supervisor)
         return;
     }
     supervisor->decoder.state = CONTROL_RUNNING;
-    tell_server(supervisor, frame,
+    queue_frame(supervisor, frame,
                 encode_number(frame, sizeof frame, FRAME_SHELL_STARTED, (uint32_t)supervisor->shell));
+}
+
+/* Whether somebody waits for the report. Whoever is asked by a running shell learns of it in time; where we stand between,
+ * that is us, and the server need not be woken for it. */
+static bool report_is_awaited(const struct supervisor *supervisor)
+{
+    return supervisor->inner < 0;
 }
 
 static void shell_ended(struct supervisor *supervisor, int status)
@@ -147,7 +154,7 @@ static void shell_ended(struct supervisor *supervisor, int status)
                               (uint32_t)(WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status))};
     read_shell_report(supervisor);
     if (supervisor->shell == 0)
-        return;
+        return; /* it never ran */
     supervisor->shell = 0;
     supervisor->decoder.state = CONTROL_SHELL_ENDED;
     standing_tell(supervisor);
@@ -296,7 +303,8 @@ static bool prepare(struct supervisor *supervisor, const char **problem)
      * comes when only the thread that started us ends. */
     prctl(PR_SET_PDEATHSIG, SIGCONT);
 #endif
-    signal(SIGPIPE, SIG_IGN);
+    signals_reset(0);
+    signals_ignore(SIGPIPE);
     signals_relay(SIGNAL_BIT(SIGCHLD) | SIGNAL_BIT(SIGTERM) | SIGNAL_BIT(SIGHUP) | SIGNAL_BIT(SIGINT),
                   supervisor->wake[1]);
     signals_block(0);
@@ -316,6 +324,7 @@ static void get_ready(struct supervisor *supervisor, const struct options *optio
     getrlimit(RLIMIT_NOFILE, &supervisor->limit); /* before anything here raises it */
     each_descriptor(close_others_on_exec, NULL);
     raise_descriptor_limit();
+    adopt_prepare();
     if (options->group != NULL)
         group_make(options->group);
     name_supervisor(supervisor->waits);
@@ -449,11 +458,12 @@ static void rest(struct supervisor *supervisor)
     if (supervisor->ending)
         return;
     standing_tell(supervisor);
-    standing_end(supervisor);
     supervisor->answered = supervisor->answered_told = 0;
     supervisor->decoder.state = CONTROL_WAITING;
     name_supervisor(true);
-    queue_frame(supervisor, frame, encode_empty(frame, sizeof frame, FRAME_IDLE));
+    tell_server(supervisor, frame, encode_empty(frame, sizeof frame, FRAME_IDLE));
+    /* Only now: that the rendezvous is closed would wake the server once more. */
+    standing_end(supervisor);
 }
 
 static void read_signals(struct supervisor *supervisor)
@@ -464,7 +474,8 @@ static void read_signals(struct supervisor *supervisor)
             supervisor->ending = true;
     if (!reap_children(supervisor) && PROCESSES_ADOPTED && supervisor->decoder.state == CONTROL_SHELL_ENDED)
         rest(supervisor);
-    if (!supervisor->ending)
+    /* What was escalated by a standing answer can wait until there is more to tell; that the shell has ended cannot. */
+    if (supervisor->decoder.state != CONTROL_RUNNING && !supervisor->ending)
         flush_queue(supervisor);
 }
 
@@ -498,7 +509,7 @@ static bool serve_once(struct supervisor *supervisor)
     polled[0] = (struct pollfd){.fd = supervisor->control,
                                 .events = (short)(POLLIN | (supervisor->queue_stuck ? POLLOUT : 0))};
     polled[1] = (struct pollfd){.fd = supervisor->wake[0], .events = POLLIN};
-    polled[2] = (struct pollfd){.fd = supervisor->shell_report, .events = POLLIN}; /* -1 is passed over */
+    polled[2] = (struct pollfd){.fd = report_is_awaited(supervisor) ? supervisor->shell_report : -1, .events = POLLIN};
     standing_watch(supervisor, polled + 3);
     size_t count = OWN_POLLED + sessions_watch(supervisor, polled + OWN_POLLED);
     if (poll(polled, (nfds_t)count, patience(supervisor)) < 0) {
@@ -520,6 +531,8 @@ static bool serve_once(struct supervisor *supervisor)
         return false;
     if (!supervisor->ending)
         standing_serve(supervisor, polled + 3);
+    if (report_is_awaited(supervisor))
+        flush_queue(supervisor);
     return true;
 }
 

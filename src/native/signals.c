@@ -132,10 +132,21 @@ uint64_t signals_ignored(void)
     return ignored;
 }
 
+/* Those whose disposition may be another than the default one: sixty calls less for each child. */
+static uint64_t changed = SIGNALS_ALL;
+
 void signals_reset(uint64_t ignored)
 {
     for (int number = 1; number <= (int)SIGNAL_MAX; number++)
-        set_disposition(number, (ignored & SIGNAL_BIT(number)) != 0);
+        if (((changed | ignored) & SIGNAL_BIT(number)) != 0)
+            set_disposition(number, (ignored & SIGNAL_BIT(number)) != 0);
+    changed = ignored;
+}
+
+void signals_ignore(int number)
+{
+    set_disposition(number, true);
+    changed |= SIGNAL_BIT(number);
 }
 
 static int relay_pipe;
@@ -161,6 +172,7 @@ void signals_relay(uint64_t which, int pipe)
     action.sa_sigaction = relay;
     sigfillset(&action.sa_mask);
     relay_pipe = pipe;
+    changed |= which;
     for (int number = 1; number <= (int)SIGNAL_MAX; number++)
         if (number != SIGKILL && number != SIGSTOP && (which & SIGNAL_BIT(number)) != 0)
             sigaction(number, &action, NULL); /* fails for numbers that do not exist here, or that the C library uses */

@@ -12,8 +12,10 @@
 uint64_t signals_block(uint64_t mask);
 uint64_t signals_ignored(void);
 
-/* Every disposition becomes the default one, or "ignore" for those in the set. */
+/* Every disposition becomes the default one, or "ignore" for those in the set. From the first call on, all others are only
+ * to be changed by the functions here. */
 void signals_reset(uint64_t ignored);
+void signals_ignore(int number);
 
 /* A caught signal in the pipe. `from_kernel`: sent by the terminal or the kernel, not by kill(2). */
 struct caught {

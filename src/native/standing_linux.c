@@ -343,6 +343,7 @@ static void take_one(struct supervisor *supervisor, bool hung_up)
         if (came != PASS_ON)
             return;
         supervisor->give_up = now_ms() + FLIGHT_MS;
+        tell_server(supervisor, bytes, 0); /* that the shell runs, before it asks */
         forward(supervisor);
         return;
     }

@@ -70,7 +70,7 @@ struct request_received {
 /* Takes over a request that a standing answer escalates, as a SPAWN of it. False: there is no memory, and nothing is taken. */
 bool session_stands(struct supervisor *supervisor, const struct standing *says, struct request_received *received);
 /* Whether one more may begin. */
-bool sessions_may_begin(const struct supervisor *supervisor);
+bool sessions_may_begin(struct supervisor *supervisor);
 bool session_changed(struct supervisor *supervisor, pid_t child, int status);
 size_t sessions_count(const struct supervisor *supervisor);
 size_t sessions_watch(struct supervisor *supervisor, struct pollfd *polled);

@@ -67,6 +67,11 @@ class Asked:
         far.close()
         return near
 
+    def is_running(self) -> None:
+        """The server, asked for the first time, has been told that the shell runs: now it may give standing answers."""
+        self.is_passed_on(self.ask(b"/bin/sh"))
+        self.call.frames.append(self.call.expect(wire.ShellStarted))
+
     def is_answered(self, stream: socket.socket) -> None:
         """The supervisor answers, once, and lets go; the server is not asked."""
         assert stream.recv(100) == RUN
@@ -90,9 +95,9 @@ def asked() -> Iterator[Asked]:
         command = [sys.executable, "python", "-c", LEND]
         with supervised(command, options=["--standing"], stdin=theirs.fileno()) as call:
             _, (inner,) = _lent(ours)
-            call.frames.append(call.expect(wire.ShellStarted))
             one = Asked(call=call, inner=socket.socket(fileno=inner))
             try:
+                one.is_running()
                 yield one
             finally:
                 for stream in (*one.kept, one.inner):
@@ -135,6 +140,18 @@ def tool(folder: Path, name: str = "tool") -> Path:
     return path
 
 
+def test_a_shell_that_asks_nothing_is_told_of_once_at_its_end() -> None:
+    """That it runs wakes the server only where something depends on it."""
+    reading, writing = os.pipe()
+    with supervised(["/bin/sh", "sh", "-c", "echo up; read go"], options=["--standing"], stdin=reading) as call:
+        os.close(reading)
+        call.wait_for(b"up\n")
+        assert not select.select([call.control], [], [], 0.2)[0]
+        os.close(writing)
+        call.shell_exit()
+        assert [type(frame) for frame in call.frames] == [wire.ShellStarted]
+
+
 def test_what_has_no_answer_is_passed_on_as_it_came() -> None:
     with asked() as one:
         stream = one.ask(b"/bin/sh", b"-c", b"\xff")
@@ -157,14 +174,12 @@ def test_what_has_one_is_answered_and_counted() -> None:
 
 
 def test_a_real_wrapper_is_answered() -> None:
-    loop = 'read go; i=0; while [ $i -lt 20 ]; do "$W" /bin/true true $i || exit 9; i=$((i+1)); done'
-    reading, writing = os.pipe()
-    with supervised(["/bin/sh", "sh", "-c", loop], options=["--standing"], stdin=reading) as call:
-        os.close(reading)
+    loop = '"$W" /bin/sh sh -c :; i=0; while [ $i -lt 20 ]; do "$W" /bin/true true $i || exit 9; i=$((i+1)); done'
+    with supervised(["/bin/sh", "sh", "-c", loop], options=["--standing"]) as call:
+        service, _ = call.accept()
         call.frames.append(call.expect(wire.ShellStarted))
         call.send(answer_for("/bin/true"))
-        os.write(writing, b"go\n")
-        os.close(writing)
+        service.send(wire.Run())
         assert call.shell_exit() == wire.Outcome(kind=wire.EXITED, value=0)
         assert [frame.total for frame in call.frames if isinstance(frame, wire.Answered)] == [20]
         assert call.end() == 0
@@ -456,18 +471,14 @@ def test_an_answer_that_cannot_stand_ends_the_call(flaw: bytes) -> None:
 
 def test_the_shells_end_is_noticed_when_nobody_is_left_to_ask() -> None:
     """A supervisor that went on polling a socket without another end would never rest."""
-    reading, writing = os.pipe()
-    with supervised(["/bin/sh", "sh", "-c", "exec sleep 600"], options=["--standing"], stdin=reading) as call:
-        os.close(reading)
-        call.frames.append(call.expect(wire.ShellStarted))
-        sleeping = call.frames[0]
-        assert isinstance(sleeping, wire.ShellStarted)
+    alone = "import os; os.close(int(os.environ['CODEX_ESCALATE_SOCKET'])); os.execv('/bin/sleep', ['sleep', '600'])"
+    with supervised([sys.executable, "python", "-c", alone], options=["--standing"]) as call:
+        sleeping = call.expect(wire.ShellStarted)  # nobody can ask any more, so that is told as it is learnt
         wait_until(lambda: b"sleep" in Path(f"/proc/{sleeping.pid}/comm").read_bytes(), "no sleep")
-        os.close(writing)
         before = _processor_time(call.process.pid)
         time.sleep(0.3)
         assert _processor_time(call.process.pid) - before < 10
-        call.end()
+        assert call.end() == 1
 
 
 def _processor_time(pid: int) -> int:

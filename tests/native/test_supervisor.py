@@ -577,16 +577,17 @@ def test_an_answer_that_comes_too_late_stands_in_no_later_call(tmp_path: Path) -
         file=os.fsencode(program),
         resolved=os.fsencode(program),
     )
-    ask, go = f'"$W" {program} true', tmp_path / "go"
-    waits = f"until [ -e {go} ]; do sleep 0.01; done; {ask}; echo $?"
+    ask = f'"$W" {program} true'
+    asks_twice = f'"$W" /bin/sh sh -c :; {ask}; echo $?'
     env = (b"W=" + os.fsencode(built().wrapper),)
     with supervised([], waiting=True) as call:
         for in_time in (True, False):
-            call.start("--standing", "--", "/bin/sh", "sh", "-c", waits if in_time else ask, env=env)
+            call.start("--standing", "--", "/bin/sh", "sh", "-c", asks_twice if in_time else ask, env=env)
             if in_time:
+                service, _ = call.accept()
                 call.expect(wire.ShellStarted)
                 call.send(late)
-                go.touch()
+                service.send(wire.Run())
                 call.expect(wire.ShellExit)  # nobody had to be asked
                 assert call.printed() == b"0\n"
             else:
@@ -780,7 +781,7 @@ def test_descriptors_of_a_supervisor_at_rest() -> None:
         call.expect(wire.ShellStarted)
         links = [os.readlink(entry) for entry in Path(f"/proc/{call.process.pid}/fd").iterdir()]  # noqa: PTH115
         assert sorted(re.sub(r"\[.*", "", link) for link in links) == sorted(
-            ["/dev/null"] * 3 + ["/proc", "pipe:", "pipe:", "socket:"]
+            ["/dev/null"] * 3 + ["/proc", f"/proc/{call.process.pid}/oom_score_adj", "pipe:", "pipe:", "socket:"]
         )
 
 

@@ -181,6 +181,7 @@ class EscalateServer:
         async with asyncio.TaskGroup() as sessions:
 
             def take(stream: socket.SocketType) -> None:
+                self.supervision.catch_up()
                 one = _Exec(stream)
                 if self._answer_at_once(one):
                     one.close()

@@ -153,7 +153,13 @@ async def _ready(add: Callable[..., None], remove: Callable[[int], object], desc
 
 
 class Channel:
-    """A stream socket that speaks one side of the wire format. Owns the socket."""
+    """A stream socket that speaks one side of the wire format. Owns the socket.
+
+    Attributes:
+        listen_now: Once it listens: takes what is there already, before the loop would.
+    """
+
+    listen_now: Callable[[], None]
 
     def __init__(self, sock: socket.SocketType, connection: wire.Connection, *, most: int) -> None:
         """Take over ``sock``, which becomes non-blocking; no message may bring more than ``most`` descriptors."""
@@ -207,6 +213,8 @@ class Channel:
         descriptor = self.socket.fileno()
 
         def on_readable() -> None:
+            if over.done():
+                return
             try:
                 if not self._take_what_is_there(take):
                     return
@@ -221,6 +229,7 @@ class Channel:
 
         loop.add_reader(descriptor, on_readable)
         over.add_done_callback(on_done)
+        self.listen_now = on_readable
         return over
 
     def _take_what_is_there(self, take: Callable[[wire.Frame], None]) -> bool:

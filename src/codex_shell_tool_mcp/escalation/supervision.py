@@ -141,6 +141,11 @@ class Supervision:
         self.rendezvous = Rendezvous(rendezvous)
         self.output = OutputCapture(read_end, shell.max_output_bytes)
 
+    def catch_up(self) -> None:
+        """An exec is asked about: that its shell runs was said before, but the loop may not have come to it yet."""
+        if not self._started.done():
+            self._control.listen_now()
+
     def let_go(self) -> bool:
         """Close what belongs to the call, if it is all over: nothing can be printed, asked or told any more.
 
