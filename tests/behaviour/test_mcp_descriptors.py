@@ -17,7 +17,7 @@ import pytest
 
 from support.built import built
 from support.clients import Installation
-from support.marked import waits
+from support.marked import waiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -152,17 +152,11 @@ def of_process_named(server: Raw, pid: str) -> dict[int, str]:
     return found
 
 
-def waiting(server: Raw) -> list[int]:
-    """Supervisors that wait for the next call."""
-    tasks = Path(f"/proc/{server.process.pid}/task").iterdir()
-    return [int(word) for task in tasks for word in (task / "children").read_text().split() if waits(int(word))]
-
-
 def at_rest(server: Raw) -> dict[int, str]:
     """What the server has open once everything of the last call is put away, and its supervisor waits."""
     held: dict[int, str] = {}
-    for _ in range(200):
-        if waiting(server) and held == (held := of_process(server.process.pid)):
+    for _ in range(1200):
+        if waiting(server.process.pid) and held == (held := of_process(server.process.pid)):
             return held
         time.sleep(0.05)
     pytest.fail("the server does not come to rest")
@@ -199,7 +193,7 @@ def test_the_supervisor_that_waits_holds_nothing_of_a_call(loaded: Raw) -> None:
     (loaded.workdir / "fifo0").write_text("go on\n")
     loaded.result()
     at_rest(loaded)
-    assert waiting(loaded) == [first[1]]
+    assert waiting(loaded.process.pid) == [first[1]]
     held = of_process(first[1])
     running = {name for pid in second for name in of_process(pid).values()}
     (loaded.workdir / "fifo1").write_text("go on\n")
