@@ -103,7 +103,7 @@ def decide(
 
     async def run() -> EscalateAction:
         made = factory(session, **options).create_policy(policy, Stopwatch(None))
-        return await asyncio.wait_for(made.determine_action(asked), 5)
+        return await asyncio.wait_for(made.determine_action(asked), 60)
 
     return asyncio.run(run()), session
 
@@ -314,7 +314,7 @@ def test_what_takes_no_waiting_is_decided_at_once_and_alike(argv: tuple[str, ...
     at_once = made.decide_at_once(asked)
     assert (at_once is not None) is immediate
     assert not session.asked
-    awaited = asyncio.run(asyncio.wait_for(made.determine_action(asked), 20))
+    awaited = asyncio.run(asyncio.wait_for(made.determine_action(asked), 60))
     assert at_once in {None, awaited}
     assert bool(session.asked) is (argv == ("make",))
 
