@@ -304,7 +304,10 @@ def test_number_of_ended_processes() -> None:
 
 
 def _children(pid: int, *, deep: bool = False) -> list[int]:
-    found = [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    try:
+        found = [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+        return []
     return found + [other for one in found if deep for other in _children(one, deep=True)]
 
 
