@@ -247,36 +247,42 @@ def test_writes_are_confined_and_their_twins_work(tmp_path: Path) -> None:
     assert not list(outside.iterdir())
 
 
-def test_timeout_keeps_the_output_and_leaves_nothing(tmp_path: Path) -> None:
-    script = "echo begun; setsid -f sleep 987 ; nohup sleep 987 >/dev/null 2>&1 & /bin/sleep 987"
+@pytest.fixture
+def seconds() -> str:
+    """Some time to sleep, which no other test has: by it processes are found."""
+    return f"98{os.getpid()}.{time.monotonic_ns() % 10**9}"
+
+
+def test_timeout_keeps_the_output_and_leaves_nothing(tmp_path: Path, seconds: str) -> None:
+    script = f"S={seconds}; echo begun; setsid -f sleep $S ; nohup sleep $S >/dev/null 2>&1 & /bin/sleep $S"
     begun = time.monotonic()
-    result = call(script, Table(actions={"sleep": Escalate()}), tmp_path, timeout=0.7)
+    result = call(script, Table(actions={"sleep": Escalate()}), tmp_path, timeout=5)
     assert (result.exit_code, result.timed_out) == (124, True)
     assert "begun" in result.output
-    assert time.monotonic() - begun < 10
-    assert not survivors("987")
+    assert time.monotonic() - begun < 60, "nothing may wait for the sleeps"
+    assert not survivors(seconds)
 
 
-def test_a_background_job_does_not_hold_the_output_nor_survive(tmp_path: Path) -> None:
-    result = call("sleep 986 & echo started", Table(), tmp_path)
+def test_a_background_job_does_not_hold_the_output_nor_survive(tmp_path: Path, seconds: str) -> None:
+    result = call(f"sleep {seconds} & echo started", Table(), tmp_path)
     assert (result.output, result.exit_code, result.ended_processes) == ("started\n", 0, 1)
-    assert not survivors("986")
+    assert not survivors(seconds)
 
 
-def test_cancelling_ends_the_call(tmp_path: Path) -> None:
+def test_cancelling_ends_the_call(tmp_path: Path, seconds: str) -> None:
     async def scenario() -> None:
         marker = tmp_path / "started"
         running = asyncio.ensure_future(asyncio.to_thread(lambda: None))
         await running
-        task = asyncio.ensure_future(_async_call(f"touch {marker}; sleep 985", Table(), tmp_path))
+        task = asyncio.ensure_future(_async_call(f"touch {marker}; sleep {seconds}", Table(), tmp_path))
         while not marker.exists():
             await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    asyncio.run(asyncio.wait_for(scenario(), 30))
-    assert not survivors("985")
+    asyncio.run(asyncio.wait_for(scenario(), 60))
+    assert not survivors(seconds)
 
 
 def test_a_pending_decision_ends_with_its_asker(tmp_path: Path) -> None:
@@ -292,6 +298,7 @@ def test_a_pending_decision_ends_with_its_asker(tmp_path: Path) -> None:
         async def determine_action(self, request: ExecRequest) -> EscalateAction:
             if Path(request.program).name != "true":
                 return Run()
+            (tmp_path / "asked").touch()
             try:
                 await asyncio.sleep(60)
             except asyncio.CancelledError:
@@ -300,16 +307,16 @@ def test_a_pending_decision_ends_with_its_asker(tmp_path: Path) -> None:
             return Run()
 
     slow = Slow()
-    script = "/bin/true & sleep 0.3; kill -9 $!; wait $!; echo $?"
+    script = "/bin/true & until [ -e asked ]; do sleep 0.01; done; kill -9 $!; wait $!; echo $?"
     assert call(script, slow, tmp_path).output.endswith("137\n")  # type: ignore[arg-type]
     assert slow.cancelled
 
 
-def test_a_killed_supervisor_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_killed_supervisor_is_an_error_and_leaves_nothing(tmp_path: Path, seconds: str) -> None:
     async def scenario() -> None:
         marker = tmp_path / "pid"
         task = asyncio.ensure_future(
-            _async_call(f"echo $PPID > {marker}.new; mv {marker}.new {marker}; sleep 984", Table(), tmp_path)
+            _async_call(f"echo $PPID > {marker}.new; mv {marker}.new {marker}; sleep {seconds}", Table(), tmp_path)
         )
         while not marker.exists():
             await asyncio.sleep(0.01)
@@ -317,8 +324,8 @@ def test_a_killed_supervisor_is_an_error_and_leaves_nothing(tmp_path: Path) -> N
         with pytest.raises(ShellToolError, match="supervisor"):
             await task
 
-    asyncio.run(asyncio.wait_for(scenario(), 30))
-    assert not survivors("984")
+    asyncio.run(asyncio.wait_for(scenario(), 60))
+    assert not survivors(seconds)
 
 
 def test_no_descriptor_of_the_server_reaches_a_script(tmp_path: Path) -> None:
@@ -375,8 +382,8 @@ async def _async_call(
 
 
 def survivors(argument: str) -> list[str]:
-    """Processes with this argument that are still there after a second."""
-    give_up = time.monotonic() + 1
+    """Processes with this argument that are still there after a while."""
+    give_up = time.monotonic() + 20
     while True:
         found = []
         for entry in Path("/proc").glob("[0-9]*/cmdline"):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from support.faithful import Mode
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 PROMPT = b"ps1> "
 
 PROGRAM = """#!/usr/bin/python3 -IS

@@ -56,13 +56,14 @@ def test_handshakes_that_are_kept_half_open(
     assert output == TEN
 
 
-FLOODED = f"coproc FLOOD {{ exec {FORGER} in_flight 500; }}; read -r <&${{FLOOD[0]}}; "
-"""500 descriptors in flight; the execs after it have a limit of 100, for each is measured by its own (unix(7))."""
+FLOODED = f"coproc FLOOD {{ exec {FORGER} in_flight 11; }}; read -r <&${{FLOOD[0]}}; "
+"""11 descriptors in flight; the execs after it have a limit of 10, for each is measured by its own (unix(7)). As few as can
+be: they count for all of a user, and so for tests that run beside this one with a limit of their own."""
 
 
 def test_descriptors_in_flight_are_waited_for(tmp_path: Path) -> None:
     script = (
-        f"{FLOODED} (ulimit -n 100; exec /bin/echo executed) & waiting=$!; read -rt 0.5 <> <(:);"
+        f"{FLOODED} (ulimit -n 10; exec /bin/echo executed) & waiting=$!; read -rt 0.5 <> <(:);"
         " echo released; echo >&${FLOOD[1]}; wait $waiting; echo $?"
     )
     assert call(script, Table(), tmp_path, sandbox=ReadOnly()).output == "released\nexecuted\n0\n"
@@ -70,7 +71,7 @@ def test_descriptors_in_flight_are_waited_for(tmp_path: Path) -> None:
 
 def test_descriptors_that_stay_in_flight_give_a_clear_line(tmp_path: Path) -> None:
     table = Table()
-    result = call(f"{FLOODED} (ulimit -n 100; /bin/echo executed); echo $?", table, tmp_path, sandbox=ReadOnly())
+    result = call(f"{FLOODED} (ulimit -n 10; /bin/echo executed); echo $?", table, tmp_path, sandbox=ReadOnly())
     assert result.output == (
         "codex-execve-wrapper: /bin/echo: not run:"
         " too many descriptors of this user are on their way through sockets; try again\n126\n"

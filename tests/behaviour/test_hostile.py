@@ -87,14 +87,14 @@ def test_other_calls_stay_responsive(tmp_path: Path, attack: str) -> None:
 
     output, took, ended = asyncio.run(scenario())
     assert output == "".join(f"{number}\n" for number in range(1, 11))
-    assert took < 5, "a liberal bound: what blocked the server did so for as long as the attacker liked"
+    assert took < 30, "a liberal bound: what blocked the server did so for as long as the attacker liked"
     assert ended
 
 
 async def _attack(script: str, workdir: Path) -> bool:
     begun = time.monotonic()
     await _async_call(script, Table(), workdir, timeout=3, sandbox=ReadOnly())
-    return time.monotonic() - begun < 12
+    return time.monotonic() - begun < 50
 
 
 def test_descriptors_of_the_server_stay_flat(tmp_path: Path) -> None:
@@ -120,12 +120,12 @@ def test_a_permission_forged_in_ask_mode_is_none(tmp_path: Path) -> None:
 
     class Slow(Table):
         async def determine_action(self, request: ExecRequest) -> EscalateAction:
-            if request.program.endswith("/plain"):
-                await asyncio.sleep(1)
+            while request.program.endswith("/plain") and not (tmp_path / "done").exists():
+                await asyncio.sleep(0.01)
             return await super().determine_action(request)
 
     denied = Slow(actions={"plain": Deny(reason="no")})
-    result = call(f"{FORGER} press 5 & ./plain; echo $?; wait", denied, tmp_path)
+    result = call(f"({FORGER} press; : > done) & ./plain; echo $?; wait", denied, tmp_path)
     assert "pressed" in result.output
     assert "RAN" not in result.output
     assert "Execution denied: no\n1\n" in result.output

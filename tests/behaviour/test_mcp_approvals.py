@@ -168,7 +168,7 @@ def test_a_client_that_goes_away_while_asked_runs_nothing(installation: Installa
         server.receive()
         assert server.process.stdin is not None
         server.process.stdin.close()
-        server.process.wait(20)
+        server.process.wait(60)
     assert list(installation.workdir.iterdir()) == []
 
 
@@ -200,15 +200,15 @@ def test_thinking_does_not_cost_the_call_its_time(installation: Installation) ->
     installation.rules(PROMPT)
 
     async def slowly(params: ElicitRequestParams) -> ElicitResult:
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(5.5)
         return ElicitResult(action="accept")
 
     async def work(client: Client) -> dict[str, Any]:
-        return await client.shell("touch made; echo done", timeout_ms=1000)
+        return await client.shell("touch made; echo done", timeout_ms=5000)
 
     found = installation.use(work, slowly)
     assert (found["timed_out"], found["output"]) == (False, "done\n")
-    assert found["duration"]["secs"] >= 1
+    assert found["duration"]["secs"] >= 5
 
 
 def test_the_clock_goes_on_after_the_answer(installation: Installation) -> None:
@@ -230,7 +230,7 @@ def test_each_exec_asks_anew_and_questions_may_overlap(installation: Installatio
 
     async def both_first(params: ElicitRequestParams) -> ElicitResult:
         asked.append(params.message)
-        await asyncio.wait_for(barrier.wait(), 10)
+        await asyncio.wait_for(barrier.wait(), 60)
         return ElicitResult(action="accept" if " one`" in params.message else "decline")
 
     async def work(client: Client) -> dict[str, Any]:

@@ -27,7 +27,7 @@ prefix_rule(pattern=["env", "PENDING=1"], decision="prompt")
 """
 
 
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 20) -> None:
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, what
@@ -135,8 +135,8 @@ def test_kept_ones_end_with_the_server(installation: Installation, mark: str, ho
     with installation.raw() as server:
         server.send(server.call(1, script, background="keep"), server.call(2, script, background="keep"))
         assert [server.result()["background_processes"] for _ in range(2)] == [3, 3]
-        assert len(processes(mark)) == 6
-        assert len(supervisors(server.process.pid)) == 2
+        wait_for(lambda: len(processes(mark)) == 6, "not all show: one that is being executed has no arguments yet")
+        wait_for(lambda: len(supervisors(server.process.pid)) == 2, "there are not two supervisors")
         if how == "stdin":
             assert server.process.stdin is not None
             server.process.stdin.close()
@@ -156,7 +156,7 @@ def test_kept_ones_end_with_the_server(installation: Installation, mark: str, ho
 def test_a_call_that_does_not_end_by_itself_keeps_nothing(installation: Installation, mark: str, how: str) -> None:
     script = f"export M={mark}; setsid -f sleep 1000; sleep 1000"
     with installation.raw() as server:
-        server.send(server.call(1, script, background="keep", timeout_ms=2_000 if how == "timeout" else 30_000))
+        server.send(server.call(1, script, background="keep", timeout_ms=5_000 if how == "timeout" else 30_000))
         if how == "timeout":
             told = server.result()
             assert (told["timed_out"], told["ended_processes"]) == (True, 2)

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ import pytest
 
 from support.built import built
 from support.clients import Installation
-from support.marked import waits
+from support.marked import waiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +48,11 @@ def kinds(found: dict[int, str]) -> dict[int, str]:
 
 def of_process(pid: int) -> dict[int, str]:
     """What another process has open."""
-    return {int(entry.name): str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+    found = {}
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            found[int(entry.name)] = str(entry.readlink())
+    return found
 
 
 def stock(script: str, folder: Path) -> str:
@@ -152,17 +156,11 @@ def of_process_named(server: Raw, pid: str) -> dict[int, str]:
     return found
 
 
-def waiting(server: Raw) -> list[int]:
-    """Supervisors that wait for the next call."""
-    tasks = Path(f"/proc/{server.process.pid}/task").iterdir()
-    return [int(word) for task in tasks for word in (task / "children").read_text().split() if waits(int(word))]
-
-
 def at_rest(server: Raw) -> dict[int, str]:
     """What the server has open once everything of the last call is put away, and its supervisor waits."""
     held: dict[int, str] = {}
-    for _ in range(200):
-        if waiting(server) and held == (held := of_process(server.process.pid)):
+    for _ in range(1200):
+        if waiting(server.process.pid) and held == (held := of_process(server.process.pid)):
             return held
         time.sleep(0.05)
     pytest.fail("the server does not come to rest")
@@ -199,7 +197,7 @@ def test_the_supervisor_that_waits_holds_nothing_of_a_call(loaded: Raw) -> None:
     (loaded.workdir / "fifo0").write_text("go on\n")
     loaded.result()
     at_rest(loaded)
-    assert waiting(loaded) == [first[1]]
+    assert waiting(loaded.process.pid) == [first[1]]
     held = of_process(first[1])
     running = {name for pid in second for name in of_process(pid).values()}
     (loaded.workdir / "fifo1").write_text("go on\n")

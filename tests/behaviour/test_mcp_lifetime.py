@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.clients import Installation, Raw
+from support.marked import waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,7 +36,7 @@ def marked(mark: str) -> list[int]:
     return found
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 15) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
@@ -61,7 +62,7 @@ def test_it_ends_when_stdin_does(installation: Installation) -> None:
     with installation.raw() as server:
         assert server.process.stdin is not None
         server.process.stdin.close()
-        assert server.process.wait(10) == 0
+        assert server.process.wait(60) == 0
         assert server.rest() == b""
 
 
@@ -69,21 +70,21 @@ def test_it_ends_when_stdin_does_before_anything_was_said(installation: Installa
     with installation.raw(shake_hands=False) as server:
         assert server.process.stdin is not None
         server.process.stdin.close()
-        assert server.process.wait(10) == 0
+        assert server.process.wait(60) == 0
 
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_it(installation: Installation, number: signal.Signals) -> None:
     with installation.raw() as server:
         server.process.send_signal(number)
-        assert server.process.wait(10) == -number
+        assert server.process.wait(60) == -number
 
 
 def test_the_end_of_stdin_ends_running_calls(installation: Installation, mark: str) -> None:
     with busy(installation, mark) as server:
         assert server.process.stdin is not None
         server.process.stdin.close()
-        assert server.process.wait(15) == 0
+        assert server.process.wait(60) == 0
         assert marked(mark) == []
 
 
@@ -91,7 +92,7 @@ def test_the_end_of_stdin_ends_running_calls(installation: Installation, mark: s
 def test_a_signal_ends_running_calls(installation: Installation, mark: str, number: signal.Signals) -> None:
     with busy(installation, mark) as server:
         server.process.send_signal(number)
-        assert server.process.wait(15) == -number
+        assert server.process.wait(60) == -number
         assert marked(mark) == []
         # Whoever still listens is told: no call is left without an answer.
         answer = json.loads(server.rest())
@@ -101,7 +102,7 @@ def test_a_signal_ends_running_calls(installation: Installation, mark: str, numb
 def test_even_a_killed_server_leaves_nothing(installation: Installation, mark: str) -> None:
     with busy(installation, mark) as server:
         server.process.kill()
-        server.process.wait(10)
+        server.process.wait(60)
         wait_for(lambda: not marked(mark))
 
 
@@ -110,7 +111,7 @@ def test_a_client_that_stops_reading_ends_it(installation: Installation) -> None
         assert server.process.stdout is not None
         server.process.stdout.close()
         server.send(server.call(1, "echo nobody hears this"))
-        assert server.process.wait(15) == 0
+        assert server.process.wait(60) == 0
 
 
 PARENT = """
@@ -168,7 +169,7 @@ def test_ignored_signals_stay_ignored(installation: Installation) -> None:
         server.send(server.call(1, "echo alive"))
         assert server.result()["output"] == "alive\n"
         process.terminate()
-        assert process.wait(10) == -signal.SIGTERM
+        assert process.wait(60) == -signal.SIGTERM
 
 
 def test_a_script_cannot_reach_the_protocol(installation: Installation) -> None:
@@ -237,11 +238,12 @@ def test_no_descriptor_is_left_after_calls(installation: Installation) -> None:
 
         server.send(server.call(1, "ls > /dev/null"))
         server.result()
+        wait_for(lambda: waiting(server.process.pid))  # and everything of the call is put away
         before = descriptors()
         for number in range(2, 12):
             server.send(server.call(number, "ls | cat > /dev/null", timeout_ms=30_000 if number % 2 else 0))
             server.result()
-        assert descriptors() <= before
+        wait_for(lambda: waiting(server.process.pid) and descriptors() <= before)
 
 
 def test_stdin_that_is_closed_is_an_error(installation: Installation) -> None:

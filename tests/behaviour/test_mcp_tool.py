@@ -76,8 +76,10 @@ def test_a_result_has_the_originals_keys_first(installation: Installation) -> No
     found = installation.shell("echo out; exit 7")
     assert list(found)[:4] == ["exit_code", "output", "duration", "timed_out"]
     assert (found["exit_code"], found["output"], found["timed_out"]) == (7, "out\n", False)
-    assert found["duration"]["secs"] == 0
-    assert 0 < found["duration"]["nanos"] < 10**9
+    assert set(found["duration"]) == {"secs", "nanos"}
+    assert 0 <= found["duration"]["secs"] < 30
+    assert 0 <= found["duration"]["nanos"] < 10**9
+    assert any(found["duration"].values())
     assert found["sandbox"] == {"policy": "danger-full-access", "enforced_by": "nobody"}
 
 
@@ -116,7 +118,7 @@ def test_a_login_shell_unless_told_otherwise(installation: Installation) -> None
 
 
 def test_a_timeout_is_a_result(installation: Installation) -> None:
-    found = installation.shell("echo before; sleep 4242; echo after", timeout_ms=300)
+    found = installation.shell("echo before; sleep 4242; echo after", timeout_ms=5000)
     assert (found["exit_code"], found["output"], found["timed_out"]) == (124, "before\n", True)
     assert found["ended_processes"] >= 1
 
@@ -234,7 +236,7 @@ def _processes(mark: str) -> list[int]:
     return found
 
 
-def _wait_for(condition: Any, seconds: float = 15) -> None:
+def _wait_for(condition: Any, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

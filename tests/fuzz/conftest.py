@@ -6,4 +6,6 @@ import os
 
 from hypothesis import settings
 
-settings.register_profile("fuzz", max_examples=int(os.environ.get("CODEX_FUZZ_EXAMPLES", "1000")), deadline=None)
+settings.register_profile(
+    "fuzz", settings.get_profile("random"), max_examples=int(os.environ.get("CODEX_FUZZ_EXAMPLES", "1000"))
+)

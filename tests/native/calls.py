@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import socket
 import subprocess
 import sys
+import termios
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -27,7 +29,7 @@ MESSAGES = getattr(socket, "SOCK_SEQPACKET", socket.SOCK_DGRAM) if sys.platform 
 """Kind of the rendezvous socket."""
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 10) -> None:
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
     """Wait for something that has no event to wait for."""
     give_up = time.monotonic() + seconds
     while not condition():
@@ -41,6 +43,18 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] not in {b"Z", b"X"}
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def is_program(pid: int, name: str) -> bool:
+    """Whether a process executes what is called so by now: a shell that will, does not yet."""
+    return Path(f"/proc/{pid}/comm").read_text() == f"{name}\n"
+
+
+def unread(stream: socket.socket) -> int:
+    """Bytes, as the kernel counts them, that the peer of a stream has not taken yet (unix(7), SIOCOUTQ)."""
+    count = bytearray(4)
+    fcntl.ioctl(stream, termios.TIOCOUTQ, count)
+    return int.from_bytes(count, sys.byteorder)
 
 
 def decided(program: int | None) -> dict[str, Any]:

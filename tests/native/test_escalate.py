@@ -7,23 +7,24 @@ import errno
 import os
 import re
 import resource
+import select
 import signal
 import socket
 import struct
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from codex_shell_tool_mcp.escalation import wire
 from codex_shell_tool_mcp.escalation.channel import send_message
-from native.calls import Call, decided, is_alive, script, supervised, wait_until
+from native.calls import Call, decided, is_alive, is_program, script, supervised, unread, wait_until
 from support.service import Service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 CAT = "$W /bin/cat cat"
 OUTSIDE = "$W /bin/sh sh -c"
@@ -194,7 +195,7 @@ def test_attributes_are_the_callers() -> None:
         assert call.shell_exit().value == 0
         plain = read(call.printed())
     assert escalated == plain
-    assert escalated["nice"] == str(os.nice(0) + 4)
+    assert escalated["nice"] == str(min(os.nice(0) + 4, 19))
     assert len(escalated["limits"]) > 10  # type: ignore[arg-type]
 
 
@@ -464,6 +465,7 @@ def test_program_continued_by_somebody_else_takes_the_wrapper_along() -> None:
         wait_until(lambda: (_state(wrapper), _state(child)) == ("T", "T"), "not stopped")
         os.kill(child, signal.SIGCONT)
         wait_until(lambda: _state(wrapper) == "S", "the wrapper stays stopped")
+        call.wait_for(b"got CONT\n")
         time.sleep(0.2)
         assert call.printed().count(b"got CONT") == 1  # once, although the wrapper was continued too
 
@@ -632,7 +634,7 @@ def fds(total: int, *numbers: int) -> bytes:
     return struct.pack(f"<IBII{len(numbers)}I", 9 + 4 * len(numbers), 7, total, len(numbers), *numbers)
 
 
-ATTRIBUTES = wire.encode(wire.Attributes())
+ATTRIBUTES = wire.encode(wire.Attributes(nice=os.nice(0)))  # whatever this process has: users cannot have less
 
 
 def test_forged_client_that_behaves(tmp_path: Path) -> None:
@@ -677,14 +679,15 @@ def test_forged_client_that_does_not(pieces: list[tuple[bytes, int]], problem: s
     with forged() as (call, service, client):
         for data, count in pieces:
             send_message(service.stream, data, (null,) * count)
-            time.sleep(0.02)
+            wait_until(lambda: unread(service.stream) == 0, "not taken: the next piece would come with it")
         client.state = "attached"
         answer = service.receive()
         assert isinstance(answer, wire.Error)
         assert problem in answer.reason
         assert call.expect(wire.Ended).outcome.kind == 2
         assert call.process.poll() is None
-        assert len(os.listdir(f"/proc/{call.process.pid}/fd")) == 8  # noqa: PTH208 - nothing received is left
+        # Nothing received is left; a session ends by being told, then what it had is closed.
+        wait_until(lambda: len(os.listdir(f"/proc/{call.process.pid}/fd")) == 8, "something is left")  # noqa: PTH208
         assert call.end() == 1
     os.close(null)
 
@@ -709,7 +712,7 @@ def test_forged_client_that_breaks_off_later(data: bytes) -> None:
 
 
 def test_limits_that_cannot_be_set() -> None:
-    odd = wire.Attributes(limits=(wire.Limit(resource=30, soft=1, hard=1),))
+    odd = wire.Attributes(nice=os.nice(0), limits=(wire.Limit(resource=30, soft=1, hard=1),))
     with forged() as (call, service, client):
         send_message(service.stream, fds(0) + wire.encode(odd), ())
         client.state = "attached"
@@ -742,20 +745,17 @@ def test_client_that_asks_for_credentials_with_each_message() -> None:
 
 def test_client_that_drips_runs_out_of_time() -> None:
     """Ten seconds for the hand-over, whatever keeps coming; other sessions do not notice."""
+    begun = time.monotonic()
     with forged() as (call, service, client):
-        begun = time.monotonic()
         client.state = "attached"
-        answer = None
-        service.stream.settimeout(1)
-        for byte in fds(3, 1, 2, 3)[:-1]:
-            if time.monotonic() - begun > 9:
-                break
-            send_message(service.stream, bytes((byte,)), ())
-            time.sleep(0.5)
+        drips = iter(fds(3, 1, 2, 3)[:-1])
+        while not select.select([service.stream], [], [], 0.7)[0]:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its time is up this very moment
+                send_message(service.stream, bytes((next(drips),)), ())
         answer = service.receive()
         assert isinstance(answer, wire.Error)
         assert "in time" in answer.reason
-        assert 9 < time.monotonic() - begun < 13
+        assert time.monotonic() - begun > 9
         assert call.expect(wire.Ended).outcome == wire.Outcome(kind=2, value=errno.ETIMEDOUT)
 
 
@@ -769,7 +769,7 @@ def test_client_that_floods_does_not_hold_up_the_others() -> None:
         assert call.expect(wire.Ended).session == 9
         begun = time.monotonic()
         assert call.end() == 1
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 8, "a hand-over has ten seconds: nothing waits for that"
 
 
 def test_ask_mode_is_escalated_without_its_descriptor() -> None:
@@ -816,10 +816,14 @@ def test_soak() -> None:
     loop = f"i=0; while [ $i -lt 300 ]; do {OUTSIDE} 'exit 0'; i=$((i + 1)); done; exec sleep 1000"
 
     def size(call: Call) -> tuple[int, int]:
-        with open(f"/proc/{call.process.pid}/statm") as file:  # noqa: PTH123
-            return int(file.read().split()[1]), len(os.listdir(f"/proc/{call.process.pid}/fd"))  # noqa: PTH208
+        folder = Path(f"/proc/{call.process.pid}")
+        # Written to: what is only read comes and goes with the page cache, and statm may be 64 pages behind (proc(5)).
+        (written,) = re.findall(r"Private_Dirty: *(\d+) kB", (folder / "smaps_rollup").read_text())
+        return int(written), len(list((folder / "fd").iterdir()))
 
     with script(loop) as call:
+        shell = call.expect(wire.ShellStarted).pid
+        call.connection.state = "running"
         sizes = []
         for turn in range(300):
             call.escalate_next()
@@ -827,6 +831,8 @@ def test_soak() -> None:
             call.expect(wire.Ended)
             if turn in {99, 299}:
                 sizes.append(size(call))
-        assert sizes[1][0] - sizes[0][0] <= 2  # pages
+        assert sizes[1][0] - sizes[0][0] <= 8  # kB
         assert abs(sizes[1][1] - sizes[0][1]) <= 1  # a stream may be there still
+        # Told of its program's end after the server, the last wrapper lives on for a moment; then the shell goes on.
+        wait_until(lambda: is_program(shell, "sleep"), "the shell does not come to its end")
         assert call.end() == 1

@@ -17,7 +17,7 @@ from wire.corpus import CORPUS, Golden
 
 by_name = pytest.mark.parametrize("golden", CORPUS, ids=lambda golden: golden.name)
 
-few = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+few = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 @pytest.fixture(params=["plain", "sanitised"])

@@ -46,7 +46,7 @@ def hand_over(stream: socket.socket) -> tuple[bytes, wire.Frame | None]:
     """Be the wrapper after ESCALATE; what the program prints, and what the supervisor says at its end."""
     reading, writing = os.pipe()
     send_message(stream, wire.encode(wire.Fds(total=1, numbers=(1,), descriptors=(writing,))), (writing,))
-    send_message(stream, wire.encode(wire.Attributes()), ())
+    send_message(stream, wire.encode(wire.Attributes(nice=os.nice(0))), ())
     os.close(writing)
     printed = b""
     while True:
@@ -218,7 +218,7 @@ def test_it_ends_with_the_call() -> None:
         stream = one.ask(b"/bin/sleep", b"600")
         assert stream.recv(len(ESCALATE)) == ESCALATE
         send_message(stream, wire.encode(wire.Fds(total=0, numbers=(), descriptors=())), ())
-        send_message(stream, wire.encode(wire.Attributes()), ())
+        send_message(stream, wire.encode(wire.Attributes(nice=os.nice(0))), ())
         one.is_passed_on(one.ask(b"/bin/cat"))
         one.call.send(wire.End())
         assert one.call.expect(wire.Finished).ended >= 1

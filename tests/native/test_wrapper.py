@@ -237,8 +237,12 @@ def test_no_socket(value: str | None, cause: str) -> None:
 
 
 def test_server_gone_before() -> None:
-    with calling(setting_up("import time; time.sleep(0.2)", wrapper(), "/bin/echo", "echo", "hi")) as caller:
+    read_end, write_end = os.pipe()
+    waits = setting_up(f"os.read({read_end}, 1)", wrapper(), "/bin/echo", "echo", "hi")
+    with calling(waits, inherited=(read_end,)) as caller:
+        os.close(read_end)
         caller.rendezvous.close()
+        os.close(write_end)
         assert not_run(caller) == "the server is gone"
 
 

@@ -359,7 +359,7 @@ def test_another_publisher_of_the_same_version_is_noticed(tmp_path: Path, fake: 
 
 def test_a_publish_that_hangs_is_ended_and_tried_again(tmp_path: Path, fake: Fake) -> None:
     fake.plan(publish=("hang",))
-    impatient = Timing(pause=0.01, patience=20, look_seconds=20, publish_seconds=1.5)
+    impatient = Timing(pause=0.01, patience=20, look_seconds=20, publish_seconds=8)
     assert fake.publish(_offer(tmp_path), timing=impatient).startswith("published")
     assert len(fake.sent()) == 2
 

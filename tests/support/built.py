@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from native import decoding
 from shell_tool_release.errors import run_main
 from shell_tool_release.freeze import WRAPPER, freeze
 from shell_tool_release.native import NativeOptions, build_native
@@ -26,6 +27,7 @@ from shell_tool_release.shells import BuiltShell, ShellOptions, build_all
 from shell_tool_release.toolchain import SystemCompiler
 from shell_tool_release.workspace import find_workspace
 from system.bash_support import sanitised
+from system.bash_support.programs import program
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,8 +153,12 @@ def main() -> None:
     names = (*shells, "wrapper", "supervisor")
     sys.stdout.writelines(f"{name} {getattr(here, name)}\n" for name in names)
     build_all(configure_only(), ShellOptions.default().context)
+    for name in ("recorder", "pass_wrapper"):
+        program(name)
+    decoding.driver()
     if sanitised.compiler() is not None:
         sanitised.sanitised_bash()
+        decoding.driver(sanitised=True)
 
 
 if __name__ == "__main__":

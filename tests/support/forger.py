@@ -16,6 +16,9 @@ from pathlib import Path
 
 RENDEZVOUS = int(os.environ["CODEX_ESCALATE_SOCKET"])
 
+LONG = 100
+"""Seconds: much longer than anything that a test would wait for."""
+
 
 def send(descriptor: int, data: bytes, descriptors: tuple[int, ...] = ()) -> None:
     """One message by ``sendmsg``: all that the sandbox leaves."""
@@ -112,7 +115,7 @@ def block() -> None:
         fcntl.fcntl(theirs, fcntl.F_SETFL, 0)
         time.sleep(0.005)
     send(ours, b"\x05")
-    time.sleep(20)
+    time.sleep(LONG)
 
 
 def flood(count: str, descriptors: str) -> None:
@@ -126,7 +129,7 @@ def half_open(count: str) -> None:
     """Streams that never say anything, kept open."""
     kept = [hello()[0] for _ in range(int(count))]
     print("opened", len(kept), flush=True)
-    time.sleep(20)
+    time.sleep(LONG)
 
 
 def half_open_until(stop: str, count: str, keep: str) -> None:
@@ -195,17 +198,16 @@ def linger(count: str) -> None:
         assert answer(stream)[0] == 2
         kept.append(stream)
     print("held", len(kept), flush=True)
-    time.sleep(20)
+    time.sleep(LONG)
 
 
-def press(seconds: str) -> None:
-    """Write the permitting byte into whatever descriptor a wrapper in ask mode answers on."""
-    give_up = time.monotonic() + float(seconds)
-    while time.monotonic() < give_up:
+def press() -> None:
+    """Write the permitting byte into whatever descriptor a wrapper of this call answers on, in ask mode."""
+    while True:
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 words = (process / "cmdline").read_bytes().split(b"\0")
-                if words[0].startswith(b"codex-execve-ask:"):
+                if words[0].startswith(b"codex-execve-ask:") and os.getsid(int(process.name)) == os.getsid(0):
                     number = int(words[0].partition(b":")[2])
                     os.write(os.open(process / "fd" / str(number), os.O_WRONLY), b"R")
                     print("pressed", flush=True)

@@ -26,9 +26,20 @@ def processes(mark: str) -> dict[int, Path]:
 
 def supervisors(server: int) -> list[int]:
     """Children of a server but the one that waits for its next call."""
-    tasks = Path(f"/proc/{server}/task").iterdir()
-    children = [int(word) for task in tasks for word in (task / "children").read_text().split()]
-    return [child for child in children if not waits(child)]
+    return [child for child in _children(server) if not waits(child)]
+
+
+def waiting(server: int) -> list[int]:
+    """Supervisors of a server that wait for the next call."""
+    return [child for child in _children(server) if waits(child)]
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):  # a thread that has ended meanwhile
+            found += map(int, (task / "children").read_text().split())
+    return found
 
 
 def waits(pid: int) -> bool:

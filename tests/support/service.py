@@ -17,8 +17,8 @@ from codex_shell_tool_mcp.escalation.channel import receive_message, send_messag
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-PATIENCE = 20
-"""Seconds until a peer that says nothing is a failure."""
+PATIENCE = 60
+"""Seconds until a peer that says nothing is a failure: no machine is so busy that a peer needs so long."""
 
 
 @dataclass(kw_only=True)

@@ -429,7 +429,7 @@ class TestSignals:
     SETUP = """
 printf '#!/bin/sh\ntrap "echo got USR1 >>got" USR1\necho $$ > pid\nwhile :; do sleep 0.05; done\n' > long
 printf '#!./long\n' > asked; chmod +x long asked
-until_() { for i in {1..200}; do eval "$1" && return 0; sleep 0.05; done; return 1; }
+until_() { for i in {1..1200}; do eval "$1" && return 0; sleep 0.05; done; return 1; }
 started() { until_ '[ -s pid ]'; }
 gone() { until_ '! kill -0 $(cat pid) 2>/dev/null'; }
 """
@@ -461,12 +461,13 @@ kill {target}; wait $!; echo $?; gone && echo gone"""
     def test_that_comes_while_asking_is_the_programs(self, tmp_path: Path) -> None:
         script = """
 exec {never}<> <(:)
-nap() { read -t 0.1 -u $never; }
-printf 'echo started\n' > plain; chmod +x plain
-./plain & nap; kill -USR1 $!; wait $!; echo $?
-(trap '' USR1; exec ./plain) & nap; kill -USR1 $!; wait $!; echo $?
+asked() { until [ -s "$EXEC_WRAPPER.log" ]; do read -t 0.01 -u $never; done; }
+go() { : > "$EXEC_WRAPPER.go"; wait $1; echo $?; /bin/rm "$EXEC_WRAPPER.go"; : > "$EXEC_WRAPPER.log"; }
+printf 'echo started\n' > plain
+./plain & asked; kill -USR1 $!; go $!
+(trap '' USR1; exec ./plain) & asked; kill -USR1 $!; go $!
 """
-        outcome = decided(tmp_path, "slow", script)
+        outcome = decided(tmp_path, "held", script)
         assert outcome.stdout == b"138\nstarted\n0\n"
 
     def test_children_that_end_while_asking_are_not_forgotten(self, tmp_path: Path) -> None:
@@ -513,7 +514,7 @@ def talk(rig: Rig, dialogue: list[tuple[bytes, bytes]], *, status: int) -> bytes
     seen, whole = b"", b""
     try:
         for expected, answer in dialogue:
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while expected not in seen:
                 ready, _, _ = select.select([terminal], [], [], max(0, deadline - time.monotonic()))
                 assert ready, f"waited for {expected!r}; the terminal shows {whole!r}"

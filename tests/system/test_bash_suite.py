@@ -67,18 +67,27 @@ def suite(request: pytest.FixtureRequest, files: SuiteFiles, default_signals: No
 
 
 def _same(suite: SuiteRun, script: str, mode: Mode) -> Result:
-    found = difference(suite.result(script, reference(mode)), suite.result(script, mode), LISTS.passing(script))
-    wrong = judge(found, LISTS.expected(script, mode))
+    """A result that bash gives without interception too: if not in its first run, then in one of many more."""
+    seen, passing, expected = suite.result(script, mode), LISTS.passing(script), LISTS.expected(script, mode)
+    found = difference(suite.result(script, reference(mode)), seen, passing)
+    wrong = judge(found, expected)
+    if wrong is not None and expected is None and suite.shows_by_itself(script, seen, reference(mode), passing):
+        wrong = None
     assert wrong is None, f"{script}, {mode}: {wrong}"
-    return suite.result(script, mode)
+    return seen
 
 
 @pytest.mark.parametrize("script", LISTS.scripts)
 @pytest.mark.parametrize("mode", ["again"])
 def test_is_stable(suite: SuiteRun, script: str, mode: Mode) -> None:
-    """Without interception, twice: what comes and goes is on the list, and on it for a reason."""
-    result = _same(suite, script, mode)
-    assert LISTS.is_found(script, result.lines())
+    """Without interception, twice: what comes and goes is on the list, and on it for a reason; unless it is rare."""
+    one, other, passing = suite.result(script, "plain"), suite.result(script, mode), LISTS.passing(script)
+    if found := difference(one, other, passing):
+        more = ["\n".join(result.lines(passing)) for result in suite.repeat(script, mode, 10)]
+        usual = max(more, key=more.count)
+        assert more.count(usual) >= 9, "\n".join((f"{script} is not stable: list what comes and goes", *found))
+        assert usual in ("\n".join(result.lines(passing)) for result in (one, other))
+    assert LISTS.is_found(script, other.lines())
 
 
 @pytest.mark.parametrize("script", LISTS.scripts)

@@ -27,6 +27,7 @@ from shell_tool_release.cache import cache_root
 from shell_tool_release.errors import ReleaseError
 from shell_tool_release.sources import SourceOptions, bash_source
 from support.built import built
+from system.bash_support import suite
 from system.bash_support.suite import (
     INTERCEPTED,
     MODES,
@@ -205,6 +206,34 @@ def test_a_suite_that_has_changed_is_looked_at_anew(files: SuiteFiles, tmp_path:
         suite_place(replace(files, tests=tmp_path / "tests"), built().bash_stock),
     ):
         pytest.fail("it was taken")
+
+
+@pytest.fixture
+def odd(files: SuiteFiles, tmp_path: Path) -> SuiteFiles:
+    """A suite with one script more: one of ten runs says `rare`; intercepted, it can be told what to say."""
+    shutil.copytree(files.tests, tmp_path / "tests")
+    count = tmp_path / "count"
+    count.mkdir()
+    script = f"""
+        n=0; until mkdir {count}/$((++n)); do :; done 2>/dev/null
+        said=often; ((n % 10)) || said=rare; [ -z "$EXEC_WRAPPER" ] || said=$(< {count}/forced)
+        echo $said > out; echo often | diff out -"""
+    (tmp_path / "tests" / "run-odd").write_text(script)
+    return replace(files, tests=tmp_path / "tests")
+
+
+@pytest.mark.parametrize(("said", "by_itself"), [("rare", True), ("never", False)])
+def test_a_rare_result_is_one_that_plain_bash_has_too(
+    odd: SuiteFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, by_itself: bool
+) -> None:
+    """Only that excuses a difference: what shows once in fifty runs, but under interception alone, is none."""
+    monkeypatch.setattr(suite, "TRIES", 12)
+    (tmp_path / "count" / "forced").write_text(said)
+    with begin(odd, "plain", "run", script="run-odd") as running:
+        plain, seen = running.result("run-odd", "plain"), running.result("run-odd", "run")
+        assert difference(plain, seen) != []
+        assert running.shows_by_itself("run-odd", seen, "plain", None) is by_itself
+    assert [note.partition(":")[0] for note in running.notes] == ["run-odd"] * by_itself
 
 
 def test_what_keeps_a_script_from_running_is_its_result(files: SuiteFiles) -> None:

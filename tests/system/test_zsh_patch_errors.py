@@ -110,10 +110,13 @@ for s in KILL TERM SEGV PIPE; do ./t $s; echo $?; done; exec ./t SEGV"""
 
     def test_a_signal_that_comes_while_asking_is_the_programs(self, tmp_path: Path) -> None:
         script = """
-zmodload zsh/zselect; nap() { zselect -t 10 }
-printf 'echo started\n' > plain; ./plain & nap; kill -USR1 $!; wait $!; echo $?
-(trap '' USR1; exec ./plain) & nap; kill -USR1 $!; wait $!; echo $?"""
-        assert decided(tmp_path, "slow", script).stdout == b"138\nstarted\n0\n"
+zmodload zsh/zselect
+asked() { until [[ -s $EXEC_WRAPPER.log ]]; do zselect -t 1; done }
+go() { : > $EXEC_WRAPPER.go; wait $1; echo $?; /bin/rm $EXEC_WRAPPER.go; : >| $EXEC_WRAPPER.log }
+printf 'echo started\n' > plain
+./plain & asked; kill -USR1 $!; go $!
+(trap '' USR1; exec ./plain) & asked; kill -USR1 $!; go $!"""
+        assert decided(tmp_path, "held", script).stdout == b"138\nstarted\n0\n"
 
 
 class TestWrapperThatCannotBeRun:

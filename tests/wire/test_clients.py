@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -184,14 +183,23 @@ def test_signals_are_forwarded(start: Start) -> None:
     with start("/bin/echo", "echo", "ran") as caller:
         service, _ = caller.ask()
         take_over(service)
-        time.sleep(
-            0.2
-        )  # handlers are installed after the attributes; a signal before that ends it, as it would the program
+        wait_until_caught(caller, signal.SIGUSR1)
         caller.process.send_signal(signal.SIGUSR1)
         assert service.receive() == wire.Signal(number=signal.SIGUSR1)
         service.send(wire.Exit(outcome=Outcome(kind=wire.EXITED, value=0)))
         service.close()
         assert caller.outcome()[0] == 0
+
+
+def wait_until_caught(caller: Caller, number: int) -> None:
+    """Wait until it handles signals: before, one ends it as it would the program."""
+    bit = 1 << (number - 1)
+    while True:
+        text = Path(f"/proc/{caller.process.pid}/status").read_text()
+        masks = {line.split(":")[0]: int(line.split()[1], 16) for line in text.splitlines() if line.startswith("Sig")
+                 and "/" not in line}  # fmt: skip
+        if masks["SigCgt"] & bit and not masks["SigBlk"] & bit:
+            return
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from codex_shell_tool_mcp.escalation import wire
 from codex_shell_tool_mcp.escalation.wire import Outcome
 from support.built import built
 from support.service import PATIENCE, Caller, calling
-from wire.test_clients import KINDS, command_of, take_over
+from wire.test_clients import KINDS, command_of, take_over, wait_until_caught
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -274,17 +274,6 @@ def test_signals_are_forwarded_even_ignored_ones(kind: str) -> None:
             caller.process.send_signal(number)
             assert service.receive() == wire.Signal(number=number)
         assert ends(caller, service) == 0
-
-
-def wait_until_caught(caller: Caller, number: int) -> None:
-    """Wait until it handles signals: before, one ends it as it would the program."""
-    bit = 1 << (number - 1)
-    while True:
-        text = Path(f"/proc/{caller.process.pid}/status").read_text()
-        masks = {line.split(":")[0]: int(line.split()[1], 16) for line in text.splitlines() if line.startswith("Sig")
-                 and "/" not in line}  # fmt: skip
-        if masks["SigCgt"] & bit and not masks["SigBlk"] & bit:
-            return
 
 
 @pytest.mark.parametrize("kind", KINDS)

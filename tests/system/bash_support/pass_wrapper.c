@@ -6,6 +6,7 @@
      pass       Run
      deny       prints `Execution denied', ends with 1
      slow       Run, after 300 ms
+     held       Run, once there is a file EXEC_WRAPPER.go
      escalate   runs the program as a child and ends as that does, as the real wrapper does after ESCALATE; ask mode:
                 writes `E' first
      silent     ask mode: ends with 0 and writes nothing (which must not be taken for Run); else as deny
@@ -99,6 +100,15 @@ static void escalate(char **argv, int answer_fd)
     _exit(99);
 }
 
+static void hold(const char *self)
+{
+    char path[4096];
+
+    snprintf(path, sizeof path, "%s.go", self);
+    while (access(path, F_OK) != 0)
+        usleep(10000);
+}
+
 int main(int argc, char **argv)
 {
     const char *self = getenv("EXEC_WRAPPER");
@@ -124,6 +134,8 @@ int main(int argc, char **argv)
         return write(answer_fd, "r", 1) == 1 ? 0 : 99;
     if (strcmp(decision, "slow") == 0)
         usleep(300000);
+    else if (strcmp(decision, "held") == 0)
+        hold(self);
     else if (strcmp(decision, "pass") != 0) {
         fputs("Execution denied\n", stderr);
         return 1;

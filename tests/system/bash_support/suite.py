@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import itertools
 import os
 import re
 import shutil
 import subprocess
 import threading
+import time
+from collections import defaultdict
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -63,6 +66,10 @@ AT_ONCE = 4
 
 PATIENCE = 300.0
 """Seconds until a script that does not end is a failure."""
+
+TRIES, TRYING = 100, 180.0
+"""How often, and for how many seconds, a script is run again without interception to see whether it does by itself, now
+and then, what it once did with it: one of them takes the time twice and says so if a second has begun in between."""
 
 _PRELUDE = """\
 diff() {
@@ -198,6 +205,7 @@ class SuiteRun:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._everything: asyncio.Task[None] | None = None
         self._begun = threading.Event()
+        self.notes: list[str] = []
 
     def __enter__(self) -> SuiteRun:
         """Start."""
@@ -210,6 +218,27 @@ class SuiteRun:
         if self._loop is not None and self._everything is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._everything.cancel)
         self._thread.join()
+
+    def shows_by_itself(self, script: str, seen: Result, mode: Mode, passing: re.Pattern[str] | None) -> bool:
+        """Whether the script, run again and again in ``mode``, has ``seen`` as its result once; it is noted then."""
+        give_up = time.monotonic() + TRYING
+        tries = 0
+        while tries < TRIES and time.monotonic() < give_up:
+            results = self.repeat(script, mode, AT_ONCE)
+            tries += len(results)
+            if any(not difference(one, seen, passing) for one in results):
+                self.notes.append(f"{script}: plain bash did the same in one of {tries} more runs")
+                return True
+        return False
+
+    def repeat(self, script: str, mode: Mode, count: int) -> list[Result]:
+        """Run a script so many times more."""
+
+        async def run_all() -> list[Result]:
+            return await asyncio.gather(*(self._in_turn(script, mode) for _ in range(count)))
+
+        assert self._loop is not None
+        return asyncio.run_coroutine_threadsafe(run_all(), self._loop).result()
 
     def result(self, script: str, mode: Mode) -> Result:
         """Wait for a script's result in a mode.
@@ -227,7 +256,7 @@ class SuiteRun:
             results = [future.result() for future in futures if future.done() and future.exception() is None]
             asked, escalated = sum(len(one.asked) for one in results), sum(one.escalated for one in results)
             lines.append(f"{mode}: {len(results)} scripts, {asked} execs asked about, {escalated} escalated")
-        return lines
+        return lines + self.notes
 
     async def _run_all(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -244,32 +273,38 @@ class SuiteRun:
         with ExitStack() as stack:
             patched = stack.enter_context(suite_place(self._files, self._binaries.bash))
             stock = patched.with_shell(self._binaries.stock)
+            self._places: dict[Mode, SuitePlace] = {mode: stock if mode == "stock" else patched for mode in MODES}
             self._threads = stack.enter_context(ThreadPoolExecutor(AT_ONCE + len(SLEEPERS) * len(MODES)))
             self._turns = asyncio.Semaphore(AT_ONCE)
+            self._alone: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+            self._runs = itertools.count()
             async with asyncio.TaskGroup() as group:
                 for script in sorted({script for script, _ in self._results}, key=lambda name: name not in SLEEPERS):
                     modes = [mode for mode in MODES if (script, mode) in self._results]
-                    places = {mode: stock if mode == "stock" else patched for mode in modes}
-                    if script in SLEEPERS:
-                        for mode in modes:
-                            group.create_task(self._one(script, mode, places[mode]))
-                    else:
-                        group.create_task(self._modes_of(script, places))
+                    for mode in modes:
+                        group.create_task(self._one(script, mode))
+            await asyncio.Event().wait()  # until this is cancelled: some may be wanted again
 
-    async def _modes_of(self, script: str, places: dict[Mode, SuitePlace]) -> None:
-        for mode, place in places.items():
-            async with self._turns:
-                await self._one(script, mode, place)
-
-    async def _one(self, script: str, mode: Mode, place: SuitePlace) -> None:
+    async def _one(self, script: str, mode: Mode) -> None:
         future = self._results[script, mode]
-        at = await self._in_thread(place.lay_out, f"{mode}/{script}")
+        try:
+            future.set_result(await self._in_turn(script, mode))
+        except Exception as error:  # noqa: BLE001 - it is this script's result
+            future.set_exception(error)
+
+    async def _in_turn(self, script: str, mode: Mode) -> Result:
+        if script in SLEEPERS:
+            return await self._run(script, mode)
+        async with self._alone[script], self._turns:
+            return await self._run(script, mode)
+
+    async def _run(self, script: str, mode: Mode) -> Result:
+        place = self._places[mode]
+        at = await self._in_thread(place.lay_out, f"{next(self._runs)}/{script}")
         if mode in _WITHOUT_LOCALES:
             at = replace(at, environ={name: value for name, value in at.environ.items() if name != "LOCPATH"})
         try:
-            future.set_result(await self._outcome(script, mode, place, at))
-        except Exception as error:  # noqa: BLE001 - it is this script's result
-            future.set_exception(error)
+            return await self._outcome(script, mode, place, at)
         finally:
             await self._in_thread(shutil.rmtree, at.folder, True)
 

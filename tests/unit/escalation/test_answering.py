@@ -77,9 +77,9 @@ def serve(policy: Runs, work: Callable[[Call], Awaitable[None]]) -> None:
             serving.cancel()
             await asyncio.wait([serving])
 
-    asyncio.run(asyncio.wait_for(run(), 20))
+    asyncio.run(asyncio.wait_for(run(), 60))
     before = sorted(Path("/dev/fd").iterdir())
-    asyncio.run(asyncio.wait_for(run(), 20))
+    asyncio.run(asyncio.wait_for(run(), 60))
     assert sorted(Path("/dev/fd").iterdir()) == before
     assert answering._Open.count == 0
 

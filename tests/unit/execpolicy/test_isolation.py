@@ -103,11 +103,10 @@ def test_hostile_files_are_bad_files(name: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("RUST_BACKTRACE", "1")  # with which a panic for want of memory never ended
     good = RulesText(identifier="/rules/good.rules", text='prefix_rule(["a"])')
     hostile = RulesText(identifier="/rules/hostile.rules", text=HOSTILE[name])
-    limits = Limits(memory=128 * 1024 * 1024, processor_time=1, wall_time=15)
-    began = time.monotonic()
-    with pytest.raises(PolicyError, match=r"^/rules/hostile\.rules: too large or endless: the interpreter "):
+    limits = Limits(memory=128 * 1024 * 1024, processor_time=1, wall_time=100)
+    by_itself = r"^/rules/hostile\.rules: too large or endless: the interpreter (?!was ended)"
+    with pytest.raises(PolicyError, match=by_itself):
         evaluate([good, hostile, good], limits)
-    assert time.monotonic() - began < 15
     assert evaluate([good]).prefix_rules
 
 

@@ -78,7 +78,7 @@ def through(carry: Carry, use: Callable[[ClientSession], Awaitable[Any]]) -> Any
         async with connected(carry) as session:
             return await use(session)
 
-    return asyncio.run(asyncio.wait_for(run(), 20))
+    return asyncio.run(asyncio.wait_for(run(), 60))
 
 
 async def done(_params: ExecParams, _state: SandboxState, _limit: float | None) -> ExecResult:
@@ -234,7 +234,7 @@ def test_calls_run_in_parallel() -> None:
         async with connected(carry) as session:
             return await asyncio.gather(*(call(session) for _ in range(3)))
 
-    assert len(asyncio.run(asyncio.wait_for(use_barrier(), 20))) == 3
+    assert len(asyncio.run(asyncio.wait_for(use_barrier(), 60))) == 3
 
 
 def test_a_state_counts_for_the_calls_after_it() -> None:
