@@ -10,6 +10,7 @@ import struct
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -24,7 +25,10 @@ from shell_tool_release.sources import SourceOptions, bash_source
 from shell_tool_release.toolchain import Step, SystemCompiler, ZigCompiler, build_environ, find_zig, run_step
 from shell_tool_release.variants import load_variants
 from shell_tool_release.workspace import find_workspace, host_platform
-from support.built import built
+from support.built import built, host_rows
+
+if TYPE_CHECKING:
+    from shell_tool_release.variants import Shell
 
 MUST_WORK = os.environ.get("CODEX_TEST_MUST_WORK") == "1"
 DIFFERENT_FROM_CC = Path(__file__).parent / "config_h_differences.txt"
@@ -170,16 +174,38 @@ def test_config_h_equals_a_native_compilers_but_for_a_named_list(options: ShellO
 
 @pytest.mark.timeout(900)  # configures once; cached afterwards
 @pytest.mark.parametrize("number", [0, -1])
-def test_answers_make_a_cross_configure_find_what_a_native_one_finds(options: ShellOptions, number: int) -> None:
-    row = options.variants[number]
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_answers_make_a_cross_configure_find_what_a_native_one_finds(
+    options: ShellOptions, number: int, shell: Shell
+) -> None:
+    row = host_rows(shell)[number]
     native = build_shell(Recipe(variant=row, patch=None), options.context)
     cross = build_shell(Recipe(variant=row, patch=None, cross=True, configure_only=True), options.context)
     assert configuration(cross.config_h) == configuration(native.config_h)
 
 
 def test_the_answers_are_up_to_date(options: ShellOptions) -> None:
-    for path, text in answers.recorded(options).items():
+    found = answers.recorded(replace(options, variants=(*host_rows("bash"), *host_rows("zsh"))))
+    if host_platform().startswith("linux"):
+        assert {path.name for path in found} >= {"linux-glibc.cache", "zsh-linux-glibc.cache", "zsh-linux-musl.cache"}
+    for path, text in found.items():
         assert path.read_text(encoding="utf-8") == text, f"run python -m shell_tool_release.answers ({path})"
+
+
+def test_answers_written_by_hand_are_all_that_a_native_configure_finds_by_running() -> None:
+    """A question that has no answer would be guessed; so every one of Linux's is answered for macOS too."""
+    names = {
+        file: set(re.findall(r"^(\w+)=", (answers.ANSWERS / f"{file}.cache").read_text(encoding="utf-8"), re.MULTILINE))
+        for file in ("zsh-darwin", "zsh-linux-glibc")
+    }
+    elsewhere = {
+        "ac_cv_func_getpgrp_void": "found by compiling",
+        "zsh_cv_func_tgetent_accepts_null": "given with the command: it is of bash's library",
+        "zsh_cv_func_tgetent_zero_success": "the same",
+        "zsh_cv_sys_superroot": "found by looking for a folder that only one old system has",
+    }
+    assert names["zsh-linux-glibc"] - names["zsh-darwin"] == elsewhere.keys()
+    assert names["zsh-darwin"] <= names["zsh-linux-glibc"]
 
 
 def test_answers_hold_only_what_was_found_by_running() -> None:

@@ -132,7 +132,7 @@ def _four(shell: Shell) -> tuple[BuiltShell, ...]:
 def configure_only() -> tuple[Recipe, ...]:
     """Configurations that tests compare with the real builds: by the machine's compiler, and by recorded answers."""
     rows = host_rows("bash")
-    crossed = [Recipe(variant=row, patch=None, cross=True, configure_only=True) for row in rows]
+    crossed = [Recipe(variant=row, patch=None, cross=True, configure_only=True) for row in (*rows, *host_rows("zsh"))]
     if shutil.which("cc") is None:
         return tuple(crossed)
     return (Recipe(variant=rows[0], patch=None, compiler=SystemCompiler(), configure_only=True), *crossed)
