@@ -36,8 +36,9 @@ def step(session: nox.Session, module: str, *arguments: str) -> None:
 
 @nox.session
 def patch(session: nox.Session) -> None:
-    """Fetch bash's locked source and apply our patch to it, exactly."""
+    """Fetch the shells' locked sources and apply our patches to them, exactly."""
     step(session, "sources")
+    step(session, "zsh_source")
 
 
 @nox.session(requires=["patch"])

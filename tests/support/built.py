@@ -22,7 +22,7 @@ from shell_tool_release.errors import run_main
 from shell_tool_release.freeze import WRAPPER, freeze
 from shell_tool_release.native import NativeOptions, build_native
 from shell_tool_release.recipes.recipe import Recipe
-from shell_tool_release.shells import BuiltShell, ShellOptions, build_all
+from shell_tool_release.shells import KINDS, BuiltShell, ShellOptions, build_all
 from shell_tool_release.toolchain import SystemCompiler
 from shell_tool_release.workspace import find_workspace
 from system.bash_support import sanitised
@@ -152,7 +152,8 @@ def main() -> None:
     sys.stdout.writelines(f"{name} {getattr(here, name)}\n" for name in names)
     build_all(configure_only(), ShellOptions.default().context)
     if sanitised.compiler() is not None:
-        sanitised.sanitised_bash()
+        for shell in KINDS:
+            sanitised.sanitised(shell)
 
 
 if __name__ == "__main__":
