@@ -1,4 +1,4 @@
-"""The shells, stock and patched, built with AddressSanitizer and UndefinedBehaviorSanitizer by the system's compiler."""
+"""The shells, stock and patched, with AddressSanitizer and UndefinedBehaviorSanitizer by the system's compiler."""
 
 from __future__ import annotations
 
