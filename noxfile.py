@@ -36,8 +36,9 @@ def step(session: nox.Session, module: str, *arguments: str) -> None:
 
 @nox.session
 def patch(session: nox.Session) -> None:
-    """Fetch bash's locked source and apply our patch to it, exactly."""
+    """Fetch the shells' locked sources and apply our patches to them, exactly."""
     step(session, "sources")
+    step(session, "zsh_source")
 
 
 @nox.session(requires=["patch"])
@@ -72,8 +73,8 @@ def pack(session: nox.Session) -> None:
 
 @nox.session(requires=["pack"])
 def smoke(session: nox.Session) -> None:
-    """Install the package with npm and do a real job through npx; prints the transcript."""
-    step(session, "smoke")
+    """Install the package with npm and do a real job through npx with each shell, or those of -- --shell S."""
+    step(session, "smoke", *options.split(session.posargs)[1])
 
 
 @nox.session
@@ -138,7 +139,7 @@ def assemble(session: nox.Session) -> None:
 @nox.session
 def try_package(session: nox.Session) -> None:
     """Do what smoke does with the package that is in dist/npm/ already, wherever it was made."""
-    step(session, "smoke")
+    step(session, "smoke", *session.posargs)
 
 
 @nox.session

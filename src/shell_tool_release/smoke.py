@@ -2,13 +2,15 @@
 
 API::
 
-    smoke(workspace, package, say) -> Outcome      BuildError lists every step that was not as it should be
-    JOB                                            the steps, as data
-    measure_start(command, place, starts)          milliseconds from start to the answer of ``initialize``
+    smoke(workspace, package, say, shells) -> Outcome   BuildError lists every step that was not as it should be
+    job(shell) -> tuple[Step, ...]                      the steps, as data: the same for each shell
+    measure_start(command, place, starts)               milliseconds from start to the answer of ``initialize``
+    python -m shell_tool_release.smoke [--shell S ...]
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
@@ -20,13 +22,14 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mcp import ClientSession, StdioServerParameters, stdio_client
 from mcp_types import ElicitResult, Request, RequestParams
 
 from shell_tool_release.errors import BuildError, run_main
 from shell_tool_release.npm import package_path
+from shell_tool_release.variants import Shell
 from shell_tool_release.workspace import find_workspace, host_platform
 
 if TYPE_CHECKING:
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from shell_tool_release.workspace import Workspace
 
 COMMAND = "codex-shell-tool-mcp"
+SHELLS: tuple[Shell, ...] = get_args(Shell)
 STARTS = 5
 NPX_STARTS = 3
 """How often the start is measured; the median is told. Most of npx's is npm's own."""
@@ -77,7 +81,7 @@ class Step:
     answer: Answer | None = None
 
 
-JOB: tuple[Step, ...] = (
+_JOB: tuple[Step, ...] = (
     Step(command="git init --quiet . && ls -d .git", output=r"\.git\n", actions=("escalate",), answer="accept"),
     Step(
         command="echo one > file && git add file && git commit --quiet -m 'first commit'",
@@ -103,6 +107,12 @@ JOB: tuple[Step, ...] = (
     Step(command="sleep 30 & echo started", output="started\n"),
     Step(command='echo x >"$HOME/outside" || echo refused', output="(.*\n)+refused\n"),
 )
+
+
+def job(shell: Shell) -> tuple[Step, ...]:
+    """What is done in a session of ``shell``; the first step shows that it is that shell."""
+    shows = Step(command='echo "${BASH_VERSION:+bash}${ZSH_VERSION:+zsh}"', output=f"{shell}\n")
+    return (shows, *_JOB)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,35 +162,49 @@ class Place:
         }
 
 
-def smoke(workspace: Workspace, package: Path, say: Callable[[str], object]) -> Outcome:
-    """Install ``package`` into an empty folder, run :data:`JOB` in it and measure the start.
+def smoke(
+    workspace: Workspace, package: Path, say: Callable[[str], object], shells: Sequence[Shell] = SHELLS
+) -> Outcome:
+    """Install ``package`` into an empty folder, do the job of each of ``shells`` there and measure the start.
 
     Raises:
         BuildError: npm failed, or a step was not as it should be; every such step is listed.
     """
     place = prepare(workspace.build / "smoke")
     _install(place, package)
-    results = do_job(place, ["npx", COMMAND], say, f"the package {package.name}")
+    what = f"the package {package.name}"
+    results = [result for shell in shells for result in do_job(place, ["npx", COMMAND], say, what, shell)]
     launcher = place.installed / "node_modules" / ".bin" / COMMAND
     return Outcome(
-        results=results,
+        results=tuple(results),
         npx_ms=measure_start(["npx", COMMAND], place, NPX_STARTS),
         direct_ms=measure_start([str(launcher)], place, STARTS),
     )
 
 
-def do_job(place: Place, command: Sequence[str], say: Callable[[str], object], what: str) -> tuple[Result, ...]:
-    """Run :data:`JOB` through the server that ``command`` starts.
+def do_job(
+    place: Place, command: Sequence[str], say: Callable[[str], object], what: str, shell: Shell = SHELLS[0]
+) -> tuple[Result, ...]:
+    """Do the job of ``shell``, in an empty repository, through the server that ``command`` starts.
+
+    The first of :data:`SHELLS` is asked for by no option: it must be what the server uses of itself.
 
     Raises:
         BuildError: A step was not as it should be; every such step is listed, after the name ``what``.
     """
-    results = asyncio.run(_run_job(place, command))
-    say(transcript(results))
+    _empty(place.repository)
+    options = [] if shell == SHELLS[0] else ["--shell", shell]
+    results = asyncio.run(_run_job(place, [*command, *options], job(shell)))
+    say(f"A session of {shell}:\n{transcript(results)}")
     bad = [f"  {result.step.command}\n    {problem}" for result in results for problem in result.problems]
     if bad:
-        raise BuildError("\n".join([f"{what} does not do its job:", *bad]))
+        raise BuildError("\n".join([f"{what} does not do its job with {shell}:", *bad]))
     return results
+
+
+def _empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
 
 
 def prepare(root: Path) -> Place:
@@ -205,7 +229,7 @@ def _install(place: Place, package: Path) -> None:
         raise BuildError(f"npm could not install {package} (status {done.returncode}):\n{done.stdout}{done.stderr}")
 
 
-async def _run_job(place: Place, command: Sequence[str]) -> tuple[Result, ...]:
+async def _run_job(place: Place, command: Sequence[str], steps: Sequence[Step]) -> tuple[Result, ...]:
     """One session with the server that ``command`` starts, all steps in turn."""
     answers: list[Answer | None] = [None]
     asked: list[str] = []
@@ -223,7 +247,7 @@ async def _run_job(place: Place, command: Sequence[str]) -> tuple[Result, ...]:
         await session.initialize()
         await session.send_request(_sandbox_state(place.repository), RequestParams)
         results = []
-        for step in JOB:
+        for step in steps:
             answers[0] = step.answer
             asked.clear()
             call = {"command": step.command, "workdir": str(place.repository), "login": False}
@@ -324,16 +348,25 @@ def times(name: str, milliseconds: Sequence[float]) -> str:
     return f"start to initialize, {name}: {middle:.0f} ms ({low:.0f} to {high:.0f}, {len(milliseconds)} times)"
 
 
-def main() -> None:
-    """Try the package in ``dist/npm`` and print the transcript and the times."""
+def _shells(argv: Sequence[str] | None) -> tuple[Shell, ...]:
+    parser = argparse.ArgumentParser(prog="python -m shell_tool_release.smoke", description=__doc__.splitlines()[0])
+    parser.add_argument("--shell", action="append", choices=SHELLS, help="only these shells (default: each)")
+    asked = parser.parse_args(argv).shell or SHELLS
+    return tuple(shell for shell in SHELLS if shell in asked)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Try the package in ``dist/npm`` and print the transcripts and the times."""
+    shells = _shells(argv)
     workspace = find_workspace()
     package = package_path(workspace)
     if not package.exists():
         raise BuildError(f"{package} is not there; run: ./run pack")
-    outcome = smoke(workspace, package, print)
+    outcome = smoke(workspace, package, print, shells)
     sys.stdout.write(f"{times('direct', outcome.direct_ms)}; the goal is {GOAL_MS} ms\n")
     sys.stdout.write(f"{times('npx', outcome.npx_ms)}\n")
-    sys.stdout.write(f"{len(JOB)} steps as they should be on {host_platform()}: {package.name}\n")
+    done = f"{len(outcome.results)} steps as they should be, by {' and '.join(shells)}"
+    sys.stdout.write(f"{done}, on {host_platform()}: {package.name}\n")
 
 
 if __name__ == "__main__":

@@ -69,13 +69,13 @@ def _quietly(command: Sequence[str]) -> None:
 
 
 def try_wheel(workspace: Workspace, how: Mapping[str, Sequence[str]], say: Callable[[str], object]) -> None:
-    """Do the smoke test's job by each command of ``how``, and verify what is installed."""
+    """Do the smoke test's jobs by each command of ``how``, and verify what is installed."""
     for name, command in how.items():
         _quietly([*command, "verify"])  # with this user's settings, so that both tools have what they need from here on
         place = smoke.prepare(workspace.build / "wheel-trial" / name.replace(" ", "-"))
-        smoke.do_job(place, command, lambda _: None, f"the wheel by {name}")
+        done = [smoke.do_job(place, command, lambda _: None, f"the wheel by {name}", shell) for shell in smoke.SHELLS]
         times = smoke.measure_start(command, place, smoke.NPX_STARTS)
-        say(f"{name}: {len(smoke.JOB)} steps as they should be, verified; {smoke.times('by ' + name, times)}\n")
+        say(f"{name}: {sum(map(len, done))} steps as they should be, verified; {smoke.times('by ' + name, times)}\n")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -3,6 +3,8 @@
 API::
 
     zsh_source(SourceOptions(...)) -> SourceTree
+    check_patch(options, patch) -> str            PatchError when our patch does not fit exactly
+    python -m shell_tool_release.zsh_source       fetches the source and says that the patch applies
 
 What is different from bash: there are no official patches, so one archive is everything, and Debian's is the same file.
 The archive has no list of its files; what it holds and is not left out is the tree, with the archive's own modes.
@@ -18,14 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shell_tool_release.cache import Key, entry
-from shell_tool_release.errors import ChecksumError, ReleaseError, SourceError
-from shell_tool_release.sources import SourceTree, read_archive, settle, tree_digest
+from shell_tool_release.errors import ChecksumError, ReleaseError, SourceError, run_main
+from shell_tool_release.sources import SourceOptions, SourceTree, patched_source, read_archive, settle, tree_digest
+from shell_tool_release.workspace import find_workspace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shell_tool_release.lock import ZshLock
-    from shell_tool_release.sources import SourceOptions
 
 _FORMAT = 1  # part of the key: raise when what a tree holds changes
 
@@ -124,3 +126,22 @@ def _unpack(archive: Path, lock: ZshLock, tree: Path) -> None:
 def _executable(archive: Path) -> frozenset[str]:
     with tarfile.open(archive) as tar:
         return frozenset(member.name.partition(os.sep)[2] for member in tar if member.mode & 0o100)
+
+
+def check_patch(options: SourceOptions, patch: Path) -> str:
+    """Apply ``patch`` to the locked tree; returns a report, PatchError when it does not fit exactly."""
+    tree = zsh_source(options)
+    with tempfile.TemporaryDirectory(prefix="patch-", dir=options.cache) as scratch:
+        applied = patched_source(tree, patch, Path(scratch) / "tree")
+    return f"zsh {tree.version}: applies without fuzz ({', '.join(one.path for one in applied)})"
+
+
+def main() -> None:
+    """Fetch and verify zsh's source, and say that our patch applies."""
+    options = SourceOptions.default()
+    sys.stdout.write(f"zsh {options.zsh.version}: {zsh_source(options).path}\n")
+    sys.stdout.write(check_patch(options, find_workspace().zsh_patch) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

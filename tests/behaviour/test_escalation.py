@@ -1,4 +1,7 @@
-"""Real scripts through real shells, wrapper and supervisor, decided by plain policies: no MCP anywhere."""
+"""Real scripts through real shells, wrapper and supervisor, decided by plain policies: no MCP anywhere.
+
+Every test of this file runs in bash and in zsh.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import asyncio
 import os
 import re
 import signal
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,8 +30,26 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from codex_shell_tool_mcp.escalation.stopwatch import Stopwatch
+    from codex_shell_tool_mcp.shells.catalog import ShellName
 
 Decide = "Callable[[ExecRequest], EscalateAction]"
+
+
+KIND: ShellName = "bash"
+"""What :func:`call` runs scripts with; :func:`kind` changes it for a test of this file."""
+
+
+@pytest.fixture(autouse=True, params=["bash", "zsh"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ShellName:
+    """The shell of a test."""
+    chosen: ShellName = request.param
+    monkeypatch.setattr(sys.modules[__name__], "KIND", chosen)
+    return chosen
+
+
+def shell_program() -> ShellProgram:
+    """The program of :data:`KIND`."""
+    return ShellProgram(path=getattr(built(), KIND), variant="gnu", shell=KIND)
 
 
 @dataclass(kw_only=True)
@@ -89,7 +111,7 @@ def call(
                 },
             ),
             SandboxState(policy=sandbox or DangerFullAccess(), cwd=workdir),
-            ShellProgram(path=binaries.bash, variant="gnu"),
+            shell_program(),
             binaries.wrapper,
             Policy(),
             table,
@@ -222,17 +244,25 @@ def test_a_file_changed_while_it_is_decided_is_not_run_outside(tmp_path: Path, h
     assert not result.output.endswith("\n0\n")
 
 
-def test_a_script_without_interpreter_line_is_run_by_this_shell_and_stays_decided(tmp_path: Path) -> None:
-    script_file(tmp_path / "plain", 'echo "$0:$1:${BASH_VERSION:0:3}"; /bin/echo inner\n')
+def test_a_script_without_interpreter_line_is_run_as_the_shell_does_and_stays_decided(
+    tmp_path: Path, kind: ShellName
+) -> None:
+    """By this bash itself; zsh hands it to sh, which is asked about."""
+    script_file(tmp_path / "plain", 'echo "$0:$1:$BASH_VERSION"; /bin/echo inner\n')
     table = Table()
-    assert call("./plain arg", table, tmp_path).output == "./plain:arg:5.3\ninner\n"
-    assert [Path(request.program).name for request in table.asked] == ["plain", "echo"]
+    assert re.fullmatch(
+        {"bash": r"\./plain:arg:5\.3\..*\ninner\n", "zsh": r"\./plain:arg:.*\ninner\n"}[kind],
+        call("./plain arg", table, tmp_path).output,
+    )
+    names = [Path(request.program).name for request in table.asked]
+    assert names == {"bash": ["plain", "echo"], "zsh": ["plain", "sh"]}[kind]
     denied = call("./plain arg; echo $?", Table(actions={"plain": Deny(reason="no")}), tmp_path)
     assert denied.output == "Execution denied: no\n1\n"
 
 
-def test_unsetting_everything_changes_nothing(tmp_path: Path) -> None:
-    script = 'unset EXEC_WRAPPER CODEX_ESCALATE_SOCKET; for i in {3..1023}; do eval "exec $i>&-"; done; /bin/echo ran'
+def test_unsetting_everything_changes_nothing(tmp_path: Path, kind: ShellName) -> None:
+    close = {"bash": 'eval "exec $i>&-"', "zsh": "exec {i}>&-"}[kind]
+    script = f"unset EXEC_WRAPPER CODEX_ESCALATE_SOCKET; for i in {{3..1023}}; do {close}; done; /bin/echo ran"
     assert "Execution denied" in call(script, Table(actions={"echo": Deny()}), tmp_path).output
 
 
@@ -242,7 +272,7 @@ def test_writes_are_confined_and_their_twins_work(tmp_path: Path) -> None:
     outside.mkdir()
     confined = WorkspaceWrite(exclude_slash_tmp=True, exclude_tmpdir_env_var=True)
     result = call(f"echo a > in; echo b > {outside}/x; echo c > /dev/null; cat in", Table(), work, sandbox=confined)
-    assert "Permission denied" in result.output
+    assert "permission denied" in result.output.lower()
     assert result.output.endswith("a\n")
     assert not list(outside.iterdir())
 
@@ -372,7 +402,7 @@ async def _async_call(
     return await run_escalate_server(
         ExecParams(command=script, workdir=workdir, login=False, env={b"PATH": os.environb[b"PATH"]}),
         SandboxState(policy=sandbox or DangerFullAccess(), cwd=workdir),
-        ShellProgram(path=binaries.bash, variant="gnu"),
+        shell_program(),
         binaries.wrapper,
         Policy(),
         table,  # type: ignore[arg-type]
@@ -398,8 +428,9 @@ def survivors(argument: str) -> list[str]:
         time.sleep(0.02)
 
 
-def test_the_shell_knows_its_own_path(tmp_path: Path) -> None:
-    """What a script starts as ``$BASH`` is intercepted as well: it is the patched shell, not the machine's."""
+def test_the_shell_knows_its_own_path(tmp_path: Path, kind: ShellName) -> None:
+    """What a script starts by it is intercepted as well: it is the patched shell, not the machine's."""
     table = Table(actions={"true": Deny(reason="seen")})
-    result = call('echo "$BASH"; "$BASH" -c /bin/true', table, tmp_path)
-    assert result.output.splitlines() == [str(built().bash), "Execution denied: seen"]
+    itself = {"bash": '"$BASH"', "zsh": '"$ZSH_ARGZERO"'}[kind]
+    result = call(f"echo {itself}; {itself} -c /bin/true", table, tmp_path)
+    assert result.output.splitlines() == [str(getattr(built(), kind)), "Execution denied: seen"]

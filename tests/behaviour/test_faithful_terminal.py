@@ -1,4 +1,7 @@
-"""Job control on a terminal: the same dialogue with stock bash, with every exec run, and with every exec escalated."""
+"""Job control on a terminal: the same dialogue with a stock shell, with every exec run, and with every exec escalated.
+
+In bash and in zsh, which say the same in other words.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,10 @@ from native.calls import Call, supervised
 from support.built import built
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from codex_shell_tool_mcp.shells.catalog import ShellName
     from support.faithful import Mode
 
 PATIENCE = 60.0
@@ -44,11 +48,22 @@ for line in sys.stdin:
 """
 
 
+PROGRAMS = (b"./prog", b"./asked")
+"""In place of the shell's process, and in ask mode: a script whose interpreter is one."""
+
+INTERACTIVE: Mapping[ShellName, str] = {
+    "bash": "--norc --noediting -i",
+    "zsh": "-f -i +Z +o promptsp +o promptcr",
+}
+STOPPED: Mapping[ShellName, bytes] = {"bash": b"Stopped", "zsh": b"suspended"}
+
+
 @dataclass(kw_only=True)
 class Terminal:
     """A terminal with a shell on it: wait for what it shows, type."""
 
     master: int
+    kind: ShellName
     seen: bytes = b""
     whole: bytes = b""
 
@@ -67,7 +82,7 @@ class Terminal:
     def stop(self) -> None:
         """Type ^Z, and see the shell say that its job is stopped."""
         self.type(b"\x1a")
-        self.wait_for(b"Stopped")
+        self.wait_for(STOPPED[self.kind])
 
     def type(self, text: bytes) -> None:
         """Type."""
@@ -111,23 +126,30 @@ def answering(call: Call, mode: Mode) -> Iterator[None]:
         os.close(stop)
 
 
+@pytest.fixture(params=["bash", "zsh"])
+def kind(request: pytest.FixtureRequest) -> ShellName:
+    """The shell on the terminal."""
+    chosen: ShellName = request.param
+    return chosen
+
+
 @pytest.fixture(params=["stock", "run", "escalate"])
-def terminal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Terminal]:
+def terminal(request: pytest.FixtureRequest, tmp_path: Path, kind: ShellName) -> Iterator[Terminal]:
     """An interactive shell in a call that has a controlling terminal."""
     mode: Mode = request.param
-    program = tmp_path / "prog"
-    program.write_text(PROGRAM)
-    program.chmod(0o755)
+    for name, text in (("prog", PROGRAM), ("asked", "#!./prog\n")):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
     master, slave = pty.openpty()
-    shell = built().bash_stock if mode == "stock" else built().bash
+    shell = getattr(built(), f"{kind}_stock" if mode == "stock" else kind)
     env = {"B": str(shell), "EXEC_WRAPPER": str(built().wrapper), "PS1": PROMPT.decode(), "TERM": "dumb", "LC_ALL": "C"}
-    start = 'exec "$B" --norc --noediting -i >/dev/tty 2>&1'
+    start = f'exec "$B" {INTERACTIVE[kind]} >/dev/tty 2>&1'
     try:
         with (
             supervised(["/bin/sh", "sh", "-c", start], env=env, cwd=tmp_path, stdin=slave) as call,
             answering(call, mode),
         ):
-            shown = Terminal(master=master)
+            shown = Terminal(master=master, kind=kind)
             yield shown
             shown.command(b"exit 3")
             assert call.shell_exit() == wire.Outcome(kind=0, value=3)
@@ -137,8 +159,9 @@ def terminal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Termina
         os.close(slave)
 
 
-def test_keys_reach_the_program_once(terminal: Terminal) -> None:
-    terminal.command(b"./prog")
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_keys_reach_the_program_once(terminal: Terminal, program: bytes) -> None:
+    terminal.command(program)
     terminal.wait_for(b"ready in front")
     for key, name in ((b"\x03", b"SIGINT"), (b"\x1c", b"SIGQUIT")):
         terminal.type(key)
@@ -154,8 +177,9 @@ def test_keys_reach_the_program_once(terminal: Terminal) -> None:
         assert terminal.whole.count(b"got " + name) == 1
 
 
-def test_stopped_continued_in_front_and_behind(terminal: Terminal) -> None:
-    terminal.command(b"./prog")
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_stopped_continued_in_front_and_behind(terminal: Terminal, program: bytes) -> None:
+    terminal.command(program)
     terminal.wait_for(b"ready in front")
     for _ in range(2):
         terminal.stop()

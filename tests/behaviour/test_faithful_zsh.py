@@ -53,6 +53,23 @@ def test_a_mark_without_interpreter(stage: Stage) -> None:
     assert stage.run("escalate", script).stdout == b"only a mark\n0\n"
 
 
+def test_further_folders(stage: Stage) -> None:
+    """Named exception further-folders-in-zsh."""
+    script = "mkdir p q; cp garbage p/tool; cp good q/tool; path=($PWD/p $PWD/q $path); tool a; echo $?"
+    stock = stage.run("stock", script)
+    assert stock.stdout.endswith(b"/q/tool a\n4\n")
+    assert stage.run("run", script).all == stock.all
+    assert stage.run("escalate", script).stdout == b"126\n"
+
+
+def test_a_name_that_an_exec_closes(stage: Stage) -> None:
+    """Named exception name-that-an-exec-closes."""
+    script = "zmodload zsh/system; sysopen -r -o cloexec -u v =recorder; /dev/fd/$v a; echo $?"
+    assert stage.run("stock", script).stdout == b"2\n"
+    assert stage.run("run", script).stdout == b"127\n"
+    assert stage.run("escalate", script).stdout == b"126\n"
+
+
 def test_exceptions_are_sections() -> None:
     assert set(EXCEPTED.values()) <= set(named_exceptions())
     assert {name for name, _ in EXCEPTED} <= set(PROBES)

@@ -98,9 +98,9 @@ def test_an_arm64_shell_does_what_a_cross_configured_one_could_lack(row: Variant
 
 
 def test_the_patch_holds_on_arm64(tmp_path: Path) -> None:
-    """Whole escalations, with arm64's shell and wrapper under this machine's server.
+    """Whole escalations in both shells, with arm64's shell and wrapper under this machine's server.
 
-    The static shell: the tests give their programs an environment of their own, in which qemu finds no glibc.
+    The static shells: the tests give their programs an environment of their own, in which qemu finds no glibc.
     """
     conformance(tmp_path, ["tests/behaviour/test_escalation.py"])
 
@@ -110,20 +110,21 @@ def test_the_wrapper_conforms_on_arm64(tmp_path: Path) -> None:
 
 
 def conformance(folder: Path, tests: list[str]) -> None:
-    """Run tests with arm64's shell and wrapper in place of this machine's; each failure is named.
+    """Run tests with arm64's shells and wrapper in place of this machine's; each failure is named.
 
     The supervisor is this machine's: qemu-user has no PR_SET_CHILD_SUBREAPER, without which ours does not start.
     """
     natives = build_native(replace(NativeOptions.default(), targets=("linux-arm64",), quiet=True))
-    row = next(row for row in ROWS if (row.target, row.shell, row.variant) == ("linux-arm64", "bash", "musl"))
+    rows = [row for row in ROWS if (row.target, row.variant) == ("linux-arm64", "musl")]
+    assert {row.shell for row in rows} == {"bash", "zsh"}
+    shells = {f"CODEX_TEST_{row.shell.upper()}{libc}": str(shell(row)) for row in rows for libc in ("", "_MUSL")}
     left_out = "" if os.uname().machine == "aarch64" else " or ".join(NOT_UNDER_QEMU)
     command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", f"--basetemp={folder}/t"]
     command += ["-k", f"not ({left_out})"] if left_out else []
     done = emulated(
         [*command, *tests],
-        CODEX_TEST_BASH=str(shell(row)),
-        CODEX_TEST_BASH_MUSL=str(shell(row)),
         CODEX_TEST_WRAPPER=str(natives[0].path),
+        **shells,
     )
     failed = re.findall(r"^(?:FAILED|ERROR) (.*)$", done.stdout, re.MULTILINE)
     assert done.returncode == 0, f"{failed}\n{done.stdout[-3000:]}\n{done.stderr[-1000:]}"

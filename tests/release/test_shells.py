@@ -8,8 +8,10 @@ import re
 import shutil
 import struct
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,13 +20,16 @@ from shell_tool_release.bash_suite import SuiteOptions, compare, exceptions, run
 from shell_tool_release.binaries import check_binary, describe
 from shell_tool_release.cache import cache_root
 from shell_tool_release.errors import BuildError, ConfigurationError, PrerequisiteError
-from shell_tool_release.recipes.recipe import Recipe, answers_file, runs_here
+from shell_tool_release.recipes.recipe import ANSWERS, Recipe, answers_file, runs_here
 from shell_tool_release.shells import ShellOptions, build_all, build_shell, build_shells, install_shells, plan
 from shell_tool_release.sources import SourceOptions, bash_source
 from shell_tool_release.toolchain import Step, SystemCompiler, ZigCompiler, build_environ, find_zig, run_step
 from shell_tool_release.variants import load_variants
 from shell_tool_release.workspace import find_workspace, host_platform
-from support.built import built
+from support.built import built, host_rows
+
+if TYPE_CHECKING:
+    from shell_tool_release.variants import Shell
 
 MUST_WORK = os.environ.get("CODEX_TEST_MUST_WORK") == "1"
 DIFFERENT_FROM_CC = Path(__file__).parent / "config_h_differences.txt"
@@ -119,6 +124,50 @@ def test_the_key_covers_every_input(tmp_path: Path, options: ShellOptions) -> No
     assert digest(base, jobs=1) == digest(base, jobs=7)
 
 
+KEYS = """
+from shell_tool_release import shells
+from shell_tool_release.shells import KINDS, ShellOptions
+from shell_tool_release.variants import load_variants
+options = ShellOptions.default()
+sources = options.context.sources
+for row in load_variants(options.workspace.variants_file):
+    recipe = options.recipe(row)
+    key = shells._key(recipe, shells.plan(recipe, 2), shells.source(recipe, sources), KINDS[row.shell].others(sources))
+    print(row.label, key.digest)
+"""
+
+
+def in_checkout(root: Path, *arguments: str) -> list[str]:
+    """What this Python prints with the modules of a checkout."""
+    environ = os.environ | {"PYTHONPATH": str(root / "src")}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=root, env=environ, stdout=subprocess.PIPE, check=True, text=True
+    )
+    return done.stdout.splitlines()
+
+
+def test_a_release_that_changes_only_python_rebuilds_no_shell(tmp_path: Path) -> None:
+    """Each Python file is another: all twelve shells have the same keys, and this machine's come from the cache."""
+    root, other = find_workspace().root, tmp_path / "checkout"
+    for name in ("src", "patches"):
+        shutil.copytree(root / name, other / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(root / "pyproject.toml", other)
+    for path in (other / "src").rglob("*.py"):
+        path.write_text(f"{path.read_text(encoding='utf-8')}\n_ANOTHER_RELEASE = True\n", encoding="utf-8")
+    keys = in_checkout(other, "-c", KEYS)
+    assert len(keys) == 12
+    assert keys == in_checkout(root, "-c", KEYS)
+    table = in_checkout(other, "-m", "shell_tool_release.shells")[1:]
+    assert [line.split()[0] for line in table] == [row.label for row in (*host_rows("bash"), *host_rows("zsh"))]
+    assert all("from the cache" in line for line in table)
+    with (other / "patches" / "zsh-exec-wrapper.patch").open("a", encoding="utf-8") as patch:
+        patch.write("another patch\n")
+    changed = [
+        line.split()[0] for line, before in zip(in_checkout(other, "-c", KEYS), keys, strict=True) if line != before
+    ]
+    assert changed == [row.label for row in load_variants(find_workspace().variants_file) if row.shell == "zsh"]
+
+
 def test_one_source_beside_two_configurations_gives_two_objects(tmp_path: Path) -> None:
     """zig once answered with another build folder's object for the same source with another config.h."""
     source = tmp_path / "src"
@@ -170,16 +219,38 @@ def test_config_h_equals_a_native_compilers_but_for_a_named_list(options: ShellO
 
 @pytest.mark.timeout(900)  # configures once; cached afterwards
 @pytest.mark.parametrize("number", [0, -1])
-def test_answers_make_a_cross_configure_find_what_a_native_one_finds(options: ShellOptions, number: int) -> None:
-    row = options.variants[number]
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_answers_make_a_cross_configure_find_what_a_native_one_finds(
+    options: ShellOptions, number: int, shell: Shell
+) -> None:
+    row = host_rows(shell)[number]
     native = build_shell(Recipe(variant=row, patch=None), options.context)
     cross = build_shell(Recipe(variant=row, patch=None, cross=True, configure_only=True), options.context)
     assert configuration(cross.config_h) == configuration(native.config_h)
 
 
 def test_the_answers_are_up_to_date(options: ShellOptions) -> None:
-    for path, text in answers.recorded(options).items():
+    found = answers.recorded(replace(options, variants=(*host_rows("bash"), *host_rows("zsh"))))
+    if host_platform().startswith("linux"):
+        assert {path.name for path in found} >= {"linux-glibc.cache", "zsh-linux-glibc.cache", "zsh-linux-musl.cache"}
+    for path, text in found.items():
         assert path.read_text(encoding="utf-8") == text, f"run python -m shell_tool_release.answers ({path})"
+
+
+def test_answers_written_by_hand_are_all_that_a_native_configure_finds_by_running() -> None:
+    """A question that has no answer would be guessed; so every one of Linux's is answered for macOS too."""
+    names = {
+        file: set(re.findall(r"^(\w+)=", (ANSWERS / f"{file}.cache").read_text(encoding="utf-8"), re.MULTILINE))
+        for file in ("zsh-darwin", "zsh-linux-glibc")
+    }
+    elsewhere = {
+        "ac_cv_func_getpgrp_void": "found by compiling",
+        "zsh_cv_func_tgetent_accepts_null": "given with the command: it is of bash's library",
+        "zsh_cv_func_tgetent_zero_success": "the same",
+        "zsh_cv_sys_superroot": "found by looking for a folder that only one old system has",
+    }
+    assert names["zsh-linux-glibc"] - names["zsh-darwin"] == elsewhere.keys()
+    assert names["zsh-darwin"] <= names["zsh-linux-glibc"]
 
 
 def test_answers_hold_only_what_was_found_by_running() -> None:

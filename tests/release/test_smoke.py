@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import subprocess
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +16,13 @@ from release.conftest import cannot
 from shell_tool_release import smoke
 from shell_tool_release.errors import BuildError
 from shell_tool_release.workspace import Workspace
+from support.built import built
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from shell_tool_release.npm import Package
+    from shell_tool_release.variants import Shell
 
 STEP = smoke.Step(command="c", output="out\n", actions=("deny",), answer="decline")
 VALUE: dict[str, Any] = {
@@ -37,19 +41,38 @@ def test_a_release_does_its_job(packed: tuple[Workspace, Package], monkeypatch: 
     monkeypatch.setattr(smoke, "NPX_STARTS", 1)
     said: list[str] = []
     outcome = smoke.smoke(place, package.path, said.append)
-    assert len(outcome.results) == len(smoke.JOB)
-    text = said[0]
-    for step in smoke.JOB:
-        assert f"$ {step.command}" in text
-    assert "smoke.rules:3]" in text, "the transcript names the rule that forbade git push"
-    assert "asked     Allow agent to run `" in text
+    assert [result.step for result in outcome.results] == [*smoke.job("bash"), *smoke.job("zsh")]
+    for shell, text in zip(smoke.SHELLS, said, strict=True):
+        assert text.startswith(f"A session of {shell}:\n")
+        for step in smoke.job(shell):
+            assert f"$ {step.command}" in text
+        assert "smoke.rules:3]" in text, "the transcript names the rule that forbade git push"
+        assert "asked     Allow agent to run `" in text
     assert outcome.npx_ms[0] > outcome.direct_ms[0] > 10
 
 
-def test_the_job_covers_every_decision() -> None:
-    answers = [step.answer for step in smoke.JOB]
-    assert {"accept", "decline", None} <= set(answers)
-    assert {action for step in smoke.JOB for action in step.actions} == {"escalate", "deny"}
+@pytest.mark.parametrize("shell", smoke.SHELLS)
+def test_the_job_covers_every_decision(shell: Shell) -> None:
+    job = smoke.job(shell)
+    assert {"accept", "decline", None} <= {step.answer for step in job}
+    assert {action for step in job for action in step.actions} == {"escalate", "deny"}
+
+
+def test_the_job_shows_which_shell_does_it() -> None:
+    """Neither shell's first step is satisfied with what the other shell prints there."""
+    for shell in smoke.SHELLS:
+        step = smoke.job(shell)[0]
+        command = [getattr(built(), shell), "-c", step.command]
+        printed = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+        assert [one for one in smoke.SHELLS if re.fullmatch(smoke.job(one)[0].output, printed)] == [shell]
+
+
+def test_shells_are_chosen_by_name() -> None:
+    assert smoke._shells([]) == ("bash", "zsh")
+    assert smoke._shells(["--shell", "zsh"]) == ("zsh",)
+    assert smoke._shells(["--shell", "zsh", "--shell", "bash"]) == ("bash", "zsh")
+    with pytest.raises(SystemExit):
+        smoke._shells(["--shell", "ksh"])
 
 
 def _called(value: dict[str, Any]) -> CallToolResult:
@@ -89,7 +112,7 @@ def test_a_step_that_goes_wrong_fails_the_release(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(smoke, "_install", lambda *_: None)
     monkeypatch.setattr(smoke, "_run_job", run_nothing)
-    with pytest.raises(BuildError, match=r"does not do its job:\n  c\n    exit code 1, not 0"):
+    with pytest.raises(BuildError, match=r"does not do its job with bash:\n  c\n    exit code 1, not 0"):
         smoke.smoke(Workspace(root=tmp_path), tmp_path / "package.tgz", lambda _: None)
 
 

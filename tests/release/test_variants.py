@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 
 ROW = {"target": "linux-x64", "shell": "bash", "variant": "gnu", "libc": "glibc", "baseline": "2.17", "zig": "z"}
 
+ZIG = {
+    "linux-x64": "x86_64-linux-{0}.{2}",
+    "linux-arm64": "aarch64-linux-{0}.{2}",
+    "darwin-x64": "x86_64-macos.{2}",
+    "darwin-arm64": "aarch64-macos.{2}",
+}
+"""The compiler's name of each platform; the version stands behind what it is a version of."""
+
 
 def write_table(folder: Path, *rows: dict[str, str]) -> Path:
     path = folder / "variants.toml"
@@ -24,19 +32,18 @@ def write_table(folder: Path, *rows: dict[str, str]) -> Path:
     return path
 
 
-def test_every_linux_target_has_gnu_then_musl_and_every_macos_target_one() -> None:
+def test_both_shells_are_there_for_every_platform() -> None:
+    """Four platforms, two shells: on Linux one for glibc and then a static one, on macOS one; twelve builds."""
     table = load_variants(find_workspace().variants_file)
-    by_target: dict[str, list[tuple[str, str]]] = {}
-    for row in table:
-        if row.shell == "bash":
-            by_target.setdefault(row.target, []).append((row.libc, row.baseline))
-    linux = [("glibc", "2.17"), ("musl", "")]
-    assert by_target == {
-        "linux-x64": linux,
-        "linux-arm64": linux,
-        "darwin-x64": [("macos", "11.0")],
-        "darwin-arm64": [("macos", "11.0")],
-    }
+    linux = [("gnu", "glibc", "2.17"), ("musl", "musl", "")]
+    macos = [("macos", "macos", "11.0")]
+    wanted = {"linux-x64": linux, "linux-arm64": linux, "darwin-x64": macos, "darwin-arm64": macos}
+    for shell in ("bash", "zsh"):
+        for target, variants in wanted.items():
+            found = [row for row in table if (row.shell, row.target) == (shell, target)]
+            assert [(row.variant, row.libc, row.baseline) for row in found] == variants
+            assert [row.zig for row in found] == [ZIG[target].format(*variant).rstrip(".") for variant in variants]
+    assert len(table) == 12
 
 
 def test_every_row_can_be_built_somewhere() -> None:

@@ -16,6 +16,7 @@ import venv
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from cyclonedx.schema import SchemaVersion
@@ -30,6 +31,9 @@ from shell_tool_release.sources import SourceOptions, bash_source, tree_digest
 from shell_tool_release.variants import load_variants
 from shell_tool_release.workspace import Workspace, host_platform
 from shell_tool_release.zsh_source import zsh_source
+
+if TYPE_CHECKING:
+    from shell_tool_release.variants import Shell
 
 pytestmark = pytest.mark.timeout(600)  # the programs are there, but seven other tests may be looking for processors
 
@@ -240,13 +244,14 @@ def test_the_installed_wheel_verifies_itself(installed: Path) -> None:
     assert f"{shell.relative_to(site / PACKAGE).as_posix()} has mode 0644" in done.stdout
 
 
-def test_the_installed_wheel_does_its_job(installed: Path, tmp_path: Path, workspace: Workspace) -> None:
+@pytest.mark.parametrize("shell", smoke.SHELLS)
+def test_the_installed_wheel_does_its_job(installed: Path, tmp_path: Path, workspace: Workspace, shell: Shell) -> None:
     """The same job as the npm package's smoke test, by the programs in the wheel."""
     said: list[str] = []
     place = smoke.prepare(tmp_path / "trial")
     place.installed.mkdir(exist_ok=True)
-    results = smoke.do_job(place, [str(installed / "bin" / "codex-shell-tool-mcp")], said.append, "the wheel")
-    assert len(results) == len(smoke.JOB)
+    results = smoke.do_job(place, [str(installed / "bin" / "codex-shell-tool-mcp")], said.append, "the wheel", shell)
+    assert len(results) == len(smoke.job(shell))
     assert str(workspace.root) not in said[0]
 
 

@@ -146,7 +146,7 @@ def test_what_takes_long_runs_somewhere() -> None:
     """Sessions that no change waits for must not be forgotten."""
     jobs = _jobs(FOLDER / "thorough.yml")
     ran = set(jobs["session"]["strategy"]["matrix"]["session"]) | {"roots"}
-    assert {"matrix", "reproducible", "installs", "try_wheel", "slow", "fuzz", "soak", "roots"} == ran
+    assert {"matrix", "suite_zsh", "reproducible", "installs", "try_wheel", "slow", "fuzz", "soak", "roots"} == ran
     sessions = set(re.findall(r"^def (\w+)\(session", (ROOT / "noxfile.py").read_text(), re.MULTILINE))
     assert ran <= sessions
     assert "./run roots" in _step(FOLDER / "thorough.yml", "roots", "./run")["run"]

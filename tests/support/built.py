@@ -23,7 +23,7 @@ from shell_tool_release.errors import run_main
 from shell_tool_release.freeze import WRAPPER, freeze
 from shell_tool_release.native import NativeOptions, build_native
 from shell_tool_release.recipes.recipe import Recipe
-from shell_tool_release.shells import BuiltShell, ShellOptions, build_all
+from shell_tool_release.shells import KINDS, BuiltShell, ShellOptions, build_all
 from shell_tool_release.toolchain import SystemCompiler
 from shell_tool_release.workspace import find_workspace
 from system.bash_support import sanitised
@@ -134,7 +134,7 @@ def _four(shell: Shell) -> tuple[BuiltShell, ...]:
 def configure_only() -> tuple[Recipe, ...]:
     """Configurations that tests compare with the real builds: by the machine's compiler, and by recorded answers."""
     rows = host_rows("bash")
-    crossed = [Recipe(variant=row, patch=None, cross=True, configure_only=True) for row in rows]
+    crossed = [Recipe(variant=row, patch=None, cross=True, configure_only=True) for row in (*rows, *host_rows("zsh"))]
     if shutil.which("cc") is None:
         return tuple(crossed)
     return (Recipe(variant=rows[0], patch=None, compiler=SystemCompiler(), configure_only=True), *crossed)
@@ -157,7 +157,8 @@ def main() -> None:
         program(name)
     decoding.driver()
     if sanitised.compiler() is not None:
-        sanitised.sanitised_bash()
+        for shell in KINDS:
+            sanitised.sanitised(shell)
         decoding.driver(sanitised=True)
 
 

@@ -19,7 +19,7 @@ from support.built import built
 from system.bash_support.commands import SETUP, Generator
 from system.bash_support.responder import answering_run
 from system.bash_support.rig import Rig
-from system.bash_support.sanitised import ENVIRON, sanitised_bash, sanitiser_reports
+from system.bash_support.sanitised import ENVIRON, sanitised, sanitiser_reports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,7 +110,7 @@ def test_with_the_real_wrapper(tmp_path: Path) -> None:
 @pytest.mark.timeout(600)  # builds bash when the cache is empty
 def test_under_address_and_undefined_behaviour_sanitisers(rig: Rig) -> None:
     rig.environ = ENVIRON
-    stock_shell, patched_shell = sanitised_bash()
+    stock_shell, patched_shell = sanitised("bash")
     for seed in range(SEED, SEED + 2):
         stock = run_batch(rig, stock_shell, seed, IN_A_SANITISED_BATCH)
         patched = run_batch(rig, patched_shell, seed, IN_A_SANITISED_BATCH)

@@ -17,6 +17,7 @@ from shell_tool_release.bash_suite import SuiteFiles, suite_files
 from shell_tool_release.cache import cache_root
 from shell_tool_release.sources import SourceOptions, bash_source
 from support.built import built
+from support.saying import say
 from system.bash_support.suite import Binaries, Mode, SuiteRun, difference, judge, reference
 from system.bash_support.suite_lists import load
 
@@ -59,11 +60,7 @@ def suite(request: pytest.FixtureRequest, files: SuiteFiles, default_signals: No
     binaries = Binaries(bash=here.bash, stock=here.bash_stock, wrapper=here.wrapper, supervisor=here.supervisor)
     with SuiteRun(sorted(needed), files, binaries) as run:
         yield run
-    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None:
-        reporter.write_line("")
-        for line in run.summary():
-            reporter.write_line(f"bash's own test suite, {line}")
+    say(request.config, *(f"bash's own test suite, {line}" for line in run.summary()))
 
 
 def _same(suite: SuiteRun, script: str, mode: Mode) -> Result:

@@ -14,7 +14,15 @@ from support.built import built
 from system.bash_support.commands import SETUP, ZshGenerator
 from system.bash_support.responder import answering_run
 from system.bash_support.rig import Rig
-from system.test_bash_patch_differential import COMMANDS, IN_A_BATCH, SEED, assert_equal, assert_intercepted
+from system.bash_support.sanitised import ENVIRON, sanitised, sanitiser_reports
+from system.test_bash_patch_differential import (
+    COMMANDS,
+    IN_A_BATCH,
+    IN_A_SANITISED_BATCH,
+    SEED,
+    assert_equal,
+    assert_intercepted,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,3 +82,14 @@ def test_with_the_real_wrapper(tmp_path: Path) -> None:
             assert_equal(stock, patched, rig.inode, seed)
             assert_intercepted(patched, rig)
             assert len(requests) >= len(patched.records)
+
+
+@pytest.mark.timeout(600)  # builds zsh when the cache is empty
+def test_under_address_and_undefined_behaviour_sanitisers(rig: Rig) -> None:
+    rig.environ = ENVIRON
+    stock_shell, patched_shell = sanitised("zsh")
+    for seed in range(SEED, SEED + 2):
+        stock = run_batch(rig, stock_shell, seed, IN_A_SANITISED_BATCH)
+        patched = run_batch(rig, patched_shell, seed, IN_A_SANITISED_BATCH)
+        assert sanitiser_reports(patched) == sanitiser_reports(stock)
+        assert_equal(stock, patched, rig.inode, seed)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from support.saying import say
 from system.zsh_support.suite import Lists, Mode, Result, run_suite, suite_files
 
 if TYPE_CHECKING:
@@ -34,14 +35,14 @@ def results(request: pytest.FixtureRequest) -> Iterator[Results]:
             modes.add(case.get("mode", "plain"))
     found = run_suite(tuple(sorted(chosen)), tuple(sorted(modes)))
     yield found
-    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None:
-        for mode in sorted(modes):
-            of_mode = [result for (_, each), result in found.items() if each == mode]
-            asked, escalated = sum(one.asked for one in of_mode), sum(one.escalated for one in of_mode)
-            reporter.write_line(
-                f"\nzsh's own suite, {mode}: {len(of_mode)} files, {asked} asked, {escalated} escalated"
-            )
+    say(request.config, *(f"zsh's own suite, {mode}: {summary(found, mode)}" for mode in sorted(modes)))
+
+
+def summary(results: Results, mode: Mode) -> str:
+    """How much was run and asked."""
+    chosen = [result for (_, each), result in results.items() if each == mode]
+    asked, escalated = sum(one.asked for one in chosen), sum(one.escalated for one in chosen)
+    return f"{len(chosen)} files, {asked} asked, {escalated} escalated"
 
 
 @pytest.mark.parametrize("file", FILES)

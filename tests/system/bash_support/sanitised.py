@@ -1,4 +1,4 @@
-"""bash, stock and patched, built with AddressSanitizer and UndefinedBehaviorSanitizer by the system's compiler."""
+"""The shells, stock and patched, with AddressSanitizer and UndefinedBehaviorSanitizer by the system's compiler."""
 
 from __future__ import annotations
 
@@ -16,12 +16,19 @@ from shell_tool_release.shells import ShellOptions, build_all
 from shell_tool_release.toolchain import SystemCompiler
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
+    from shell_tool_release.variants import Shell
     from system.bash_support.rig import Outcome
 
 # UndefinedBehaviorSanitizer reports and goes on: what bash itself does is compared, and not ours to end it for.
 _FLAGS = "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined"
+_ANSWERS: Mapping[Shell, tuple[str, ...]] = {
+    "bash": (),
+    # The headers of a terminal library that this machine may have; bash's is what is linked.
+    "zsh": ("zsh_cv_path_curses_header=none", "zsh_cv_path_term_header=none"),
+}
 ENVIRON = {
     b"ASAN_OPTIONS": b"abort_on_error=1:detect_leaks=0:allocator_may_return_null=1",
     b"UBSAN_OPTIONS": b"print_stacktrace=0",
@@ -35,23 +42,22 @@ def compiler() -> str | None:
 
 
 @functools.cache
-def sanitised_bash() -> tuple[Path, Path]:
-    """Stock and patched bash, built once for the user's cache."""
+def sanitised(shell: Shell) -> tuple[Path, Path]:
+    """Stock and patched shell, built once for the user's cache."""
     name = compiler()
     if name is None:
         report = pytest.fail if os.environ.get("CODEX_TEST_MUST_WORK") else pytest.skip
-        report("install gcc or clang: the sanitised build of bash needs one")
+        report(f"install gcc or clang: the sanitised build of {shell} needs one")
     options = ShellOptions.default()
-    common = Recipe(
-        variant=options.variants[0],
-        patch=None,
+    row = next(row for row in options.variants if row.shell == shell)
+    patched = Recipe(
+        variant=row,
+        patch=options.recipe(row).patch,
         compiler=SystemCompiler(name=name),
         symbols=True,
-        extra=(f"CFLAGS={_FLAGS}", f"LDFLAGS={_FLAGS}"),
+        extra=(f"CFLAGS={_FLAGS}", f"LDFLAGS={_FLAGS}", *_ANSWERS[shell]),
     )
-    built = build_all(
-        (common, replace(common, patch=options.workspace.bash_patch)), replace(options.context, quiet=True)
-    )
+    built = build_all((replace(patched, patch=None), patched), replace(options.context, quiet=True))
     return built[0].path, built[1].path
 
 
