@@ -162,7 +162,7 @@ def offer(path: Path, sha256: str, release_tag: str) -> Offer:
 
 
 def _package_json(name: str, data: bytes) -> dict[str, Any]:
-    """npm takes away the top folder, whatever its name, and takes the last entry: two would be one for us, one for it."""
+    """npm drops the top folder, whatever its name, and reads the last entry: two would be one for us, one for npm."""
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
             found = [member for member in archive if PurePosixPath(member.name).parts[1:] == ("package.json",)]
