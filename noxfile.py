@@ -90,6 +90,12 @@ def try_wheel(session: nox.Session) -> None:
 
 
 @nox.session
+def cibuildwheel(session: nox.Session) -> None:
+    """Build this machine's wheel from dist/python's source archive by cibuildwheel (Docker on Linux), and compare."""
+    python(session, "release", "wheels", arguments=("-m", "shell_tool_release.ci_wheel"))
+
+
+@nox.session
 def evidence(session: nox.Session) -> None:
     """Write manifests, bills of materials and SHA256SUMS of what is in dist/ to dist/evidence/."""
     step(session, "evidence", *session.posargs)
@@ -99,6 +105,12 @@ def evidence(session: nox.Session) -> None:
 def reproducible(session: nox.Session) -> None:
     """Build everything twice under different circumstances and compare; -- --write puts the hashes into the docs."""
     step(session, "reproducible", *session.posargs)
+
+
+@nox.session
+def published(session: nox.Session) -> None:
+    """Compare the files of a release with what npm and the Python index hand out; -- FOLDER holds the files."""
+    python(session, "release", "wheels", arguments=("-m", "shell_tool_release.published", *session.posargs))
 
 
 @nox.session
@@ -157,7 +169,7 @@ def publish_check(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests (the README's second command); arguments after -- go to pytest."""
-    groups = ("run", "release", "test")
+    groups = ("run", "release", "test", "wheels")
     # Built here, once, because a build takes longer than a single test may.
     for module in ("support.built", "shell_tool_release.freeze"):
         python(session, *groups, arguments=("-m", module))

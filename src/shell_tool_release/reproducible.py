@@ -2,25 +2,21 @@
 
 API::
 
-    two_builds(workspace, sessions) -> tuple[Artefact, ...]      BuildError names the first difference of each artefact
-    rebuilt(workspace, published, sessions)                      one build, compared with what was published
-    table(artefacts) -> str                                      for docs/releasing.md
+    two_builds(clone, scratch, sessions) -> tuple[Artefact, ...]   BuildError names each artefact's first difference
+    rebuilt(clone, published, scratch, sessions)                   one build, compared with what was published
+    table(artefacts) -> str                                        for docs/releasing.md
 
 The first build is as a user makes it: this user, all processors, the usual cache. The second one has another folder,
 user (if this one is root), home, umask, locale, time zone, time of its files, hash seed and SOURCE_DATE_EPOCH, one
 processor, environments of its own and an empty cache: everything is compiled again. Both are clones, so what is not
-committed counts and what is ignored does not.
+committed counts and what is ignored does not. In a folder that is kept, what was broken off goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import os
-import pwd
 import re
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,14 +24,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shell_tool_release import roots
 from shell_tool_release.archives import unpack
-from shell_tool_release.cache import cache_root
+from shell_tool_release.builds import Circumstances, Clone, another_user, build, circumstances, prepare
 from shell_tool_release.differ import first_difference
-from shell_tool_release.errors import BuildError, PrerequisiteError, run_main
+from shell_tool_release.errors import BuildError, run_main
 from shell_tool_release.evidence import SUMS
-from shell_tool_release.preflight import MINIMUM_PYTHON
-from shell_tool_release.workspace import Workspace, find_workspace
+from shell_tool_release.workspace import find_workspace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,23 +39,6 @@ SESSIONS = ("pack", "wheels", "evidence")
 
 DOCUMENT = Path("docs") / "releasing.md"
 MARKS = ("<!-- artefacts: written by ./run reproducible -- --write -->", "<!-- artefacts: end -->")
-
-_OTHER_USERS = ("nobody",)
-_SECONDS = 3 * 3600.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Circumstances:
-    """What a build must not depend on; ``files_from`` is the time of its files, ``user`` None is this one."""
-
-    name: str
-    folder: str
-    cache: Path | None
-    umask: int
-    environ: Mapping[str, str]
-    user: str | None = None
-    one_processor: bool = False
-    files_from: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,139 +54,6 @@ class Artefact:
 class _Comparison:
     same: list[Artefact] = field(default_factory=list)
     different: list[str] = field(default_factory=list)
-
-
-def circumstances(other_user: str | None) -> tuple[Circumstances, Circumstances]:
-    """The two ways everything is built."""
-    usual = Circumstances(
-        name="first",
-        folder="one/checkout",
-        cache=cache_root(),
-        umask=0o022,
-        environ={"LC_ALL": "C.UTF-8", "TZ": "UTC"},
-    )
-    other = Circumstances(
-        name="second",
-        folder="another/folder/with/a/longer/name/checkout",
-        cache=None,
-        umask=0o077,
-        environ={
-            "LC_ALL": "C",
-            "LANGUAGE": "de",
-            "TZ": "Pacific/Kiritimati",
-            "SOURCE_DATE_EPOCH": "1",
-            "PYTHONHASHSEED": "99",
-            "COLUMNS": "40",
-        },
-        user=other_user,
-        one_processor=True,
-        files_from=946684800,  # 2000
-    )
-    return usual, other
-
-
-def another_user() -> str | None:
-    """A user that root can become, or ``None`` where this one is not root."""
-    if os.geteuid() != 0:
-        return None
-    known = {entry.pw_name for entry in pwd.getpwall()}
-    return next((name for name in _OTHER_USERS if name in known), None)
-
-
-def common_python(user: str | None) -> str:
-    """A Python that both builds can run: this one, unless it lies in a home that the other user cannot enter.
-
-    Raises:
-        PrerequisiteError: There is none.
-    """
-    own = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
-    candidates = [str(own), *filter(None, [shutil.which("python3", path="/usr/local/bin:/usr/bin")])]
-    code = f"import sys; sys.exit(sys.version_info < {MINIMUM_PYTHON})"
-    for python in candidates:
-        try:
-            if subprocess.run([python, "-I", "-c", code], user=user, check=False, cwd="/").returncode == 0:
-                return python
-        except OSError:
-            continue
-    raise PrerequisiteError(f"no Python that user {user} may run: tried {', '.join(candidates)}; install python3")
-
-
-def copy_clone(workspace: Workspace, target: Path, files_from: int | None) -> None:
-    """Copy what git would have in a clone, with the changes that are not committed yet."""
-    command = ["git", "-C", str(workspace.root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    for name in filter(None, subprocess.run(command, capture_output=True, check=True).stdout.split(b"\0")):
-        source, copy = workspace.root / os.fsdecode(name), target / os.fsdecode(name)
-        if not source.is_file():
-            continue
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, copy)
-        copy.chmod(0o777 if os.access(source, os.X_OK) else 0o666)
-        if files_from is not None:
-            os.utime(copy, (files_from, files_from))
-
-
-def build(workspace: Workspace, scratch: Path, how: Circumstances, sessions: Sequence[str]) -> Path:
-    """Build in a clone below ``scratch``; returns its ``dist`` folder.
-
-    Raises:
-        BuildError: A step failed; the text shows the end of the log.
-    """
-    place, home = scratch / how.name / how.folder, scratch / how.name / "home"
-    if not place.is_dir():
-        copy_clone(workspace, place, how.files_from)
-    for name in roots.HOME_FILES:
-        if (Path.home() / name).is_file():
-            (home / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(Path.home() / name, home / name)
-    home.mkdir(exist_ok=True)
-    cache = how.cache or scratch / how.name / "cache"
-    cache.mkdir(exist_ok=True)
-    if how.user:
-        _give(scratch, scratch / how.name, how.user)
-    environ = {name: os.environ[name] for name in ("PATH", "GITHUB_REPOSITORY") if name in os.environ}
-    environ |= roots.carried_environment() | {
-        "HOME": str(home),
-        "CODEX_BUILD_CACHE": str(cache),
-        "PYTHON": common_python(how.user),
-        **how.environ,
-    }
-    log = scratch / f"{how.name}.log"
-    _run(["./run", *sessions], place, environ, how, log)
-    return place / "dist"
-
-
-def _give(scratch: Path, folder: Path, user: str) -> None:
-    """Make ``folder`` the other user's, who can also get there."""
-    scratch.chmod(0o755)
-    subprocess.run(["chown", "-R", f"{user}:", str(folder)], check=True)
-
-
-def _run(command: Sequence[str], place: Path, environ: Mapping[str, str], how: Circumstances, log: Path) -> None:
-    processors = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    if how.one_processor and processors:
-        os.sched_setaffinity(0, {min(processors)})
-    try:
-        with log.open("wb") as stream:
-            done = subprocess.run(
-                command,
-                cwd=place,
-                env=environ,
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                umask=how.umask,
-                user=how.user,
-                group=pwd.getpwnam(how.user).pw_gid if how.user else None,
-                extra_groups=[] if how.user else None,
-                check=False,
-                timeout=_SECONDS,
-            )
-    finally:
-        if processors:
-            os.sched_setaffinity(0, processors)
-    if done.returncode:
-        tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-25:]
-        raise BuildError("\n".join([f"the {how.name} build ended with status {done.returncode}; log: {log}", *tail]))
 
 
 def artefacts(dist: Path) -> dict[str, Path]:
@@ -248,23 +92,23 @@ def compare(one: Mapping[str, Path], other: Mapping[str, Path]) -> tuple[Artefac
     return tuple(found.same)
 
 
-def two_builds(workspace: Workspace, scratch: Path, sessions: Sequence[str] = SESSIONS) -> tuple[Artefact, ...]:
-    """Build twice and compare; :func:`compare` says what is raised."""
+def two_builds(
+    clone: Clone, scratch: Path, ways: Sequence[Circumstances], sessions: Sequence[str] = SESSIONS
+) -> tuple[Artefact, ...]:
+    """Build in both ``ways`` and compare; :func:`compare` says what is raised."""
     results = []
-    ways = circumstances(another_user())
     for how in ways:  # both before the first build: who goes on working in the checkout must not change the second
-        copy_clone(workspace, scratch / how.name / how.folder, how.files_from)
+        prepare(clone, scratch, how)
     for how in ways:
         started = time.monotonic()
-        dist = build(workspace, scratch, how, sessions)
-        results.append(artefacts(dist))
-        who = how.user or pwd.getpwuid(os.geteuid()).pw_name
-        sys.stderr.write(f"{how.name} build, by {who}: {time.monotonic() - started:.0f} s\n")
+        sys.stderr.write(f"{how.name} build: {how.described()}; log: {scratch / how.name}.log\n")
+        results.append(artefacts(build(clone, scratch, how, sessions)))
+        sys.stderr.write(f"{how.name} build: {time.monotonic() - started:.0f} s\n")
     return compare(*results)
 
 
 def rebuilt(
-    workspace: Workspace,
+    clone: Clone,
     published: Path,
     scratch: Path,
     sessions: Sequence[str] = SESSIONS,
@@ -282,7 +126,7 @@ def rebuilt(
         BuildError: Something published is not what this checkout makes.
     """
     theirs = artefacts(published)
-    dist = build(workspace, scratch, circumstances(None)[1], sessions)
+    dist = build(clone, scratch, circumstances(None)[1], sessions)
     mine = {} if platform_only else artefacts(dist)
     packages = [path for path in theirs.values() if path.suffix == ".tgz"]
     derived = {name for name in theirs if name == SUMS or any(name.startswith(path.name) for path in packages)}
@@ -331,13 +175,22 @@ def table(made: Sequence[Artefact]) -> str:
     return "\n".join(["| artefact | bytes | SHA-256 |", "|---|---|---|", *rows])
 
 
-def with_table(text: str, made: Sequence[Artefact], version: str) -> str:
-    """Return the document with the table between its marks; BuildError when they are not there."""
+def told(version: str, commit: str, ways: Sequence[Circumstances], made: Sequence[Artefact]) -> str:
+    """What the document says of two builds: of what, how, and the artefacts."""
+    lines = [
+        f"Version {version}, commit {commit}, built twice with the same bytes each time (the commit that brought this"
+    ]
+    lines += ["table differs from it in this file alone, which is in no artefact):", ""]
+    lines += [f"- the {how.name} time {how.described()}" for how in ways]
+    return "\n".join([*lines, "", table(made)])
+
+
+def with_table(text: str, said: str) -> str:
+    """Return the document with what is said between its marks; BuildError when they are not there."""
     start, end = (re.escape(mark) for mark in MARKS)
-    said = f"Version {version}, built twice with the same bytes each time:"
     new, count = re.subn(
         f"({start}).*?({end})",
-        lambda found: f"{found[1]}\n\n{said}\n\n{table(made)}\n\n{found[2]}",
+        lambda found: f"{found[1]}\n\n{said}\n\n{found[2]}",
         text,
         flags=re.DOTALL,
     )
@@ -357,22 +210,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--platform-only", action="store_true", help="with --against: only this platform's part of the npm package"
     )
     parser.add_argument("--session", action="append", help=f"what to run (default: {', '.join(SESSIONS)})")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="build there and leave it (it must not exist)")
+    parser.add_argument(
+        "--keep", type=Path, metavar="FOLDER", help="build there and leave it; what is finished there is not made again"
+    )
     arguments = parser.parse_args(argv)
     workspace, usual = find_workspace(), ("vendor",) if arguments.platform_only else SESSIONS
-    sessions = tuple(arguments.session or usual)
+    sessions, clone = tuple(arguments.session or usual), Clone.of(workspace)
+    ways = circumstances(another_user())
     with tempfile.TemporaryDirectory(prefix="reproducible-", ignore_cleanup_errors=True) as temporary:
-        scratch = arguments.keep or Path(temporary)
-        scratch.mkdir(exist_ok=arguments.keep is None)
+        scratch = (arguments.keep or Path(temporary)).absolute()
+        scratch.mkdir(parents=True, exist_ok=True)
         if arguments.against:
-            alone = arguments.platform_only
-            made = rebuilt(workspace, arguments.against, scratch, sessions, platform_only=alone)
+            made = rebuilt(clone, arguments.against, scratch, sessions, platform_only=arguments.platform_only)
         else:
-            made = two_builds(workspace, scratch, sessions)
+            made = two_builds(clone, scratch, ways, sessions)
     sys.stdout.write(f"{table(made)}\n{len(made)} artefacts, the same bytes each time\n")
     if arguments.write:
         path = workspace.root / DOCUMENT
-        path.write_text(with_table(path.read_text(encoding="utf-8"), made, workspace.version), encoding="utf-8")
+        said = told(workspace.version, clone.commit, ways, made)
+        path.write_text(with_table(path.read_text(encoding="utf-8"), said), encoding="utf-8")
 
 
 if __name__ == "__main__":

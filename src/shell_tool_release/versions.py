@@ -2,7 +2,7 @@
 
 API::
 
-    npm_version("1.2.3a4") -> "1.2.3-alpha.4"
+    npm_version("1.2.3a4") -> "1.2.3-alpha.4", python_version the other way
     decide(release_version, release_tag, project) -> Decision     ConfigurationError
     python -m shell_tool_release.versions                         RELEASE_VERSION, RELEASE_TAG → GITHUB_OUTPUT
 
@@ -61,6 +61,16 @@ def npm_version(version: str) -> str:
         message = f"version {version!r} is neither X.Y.Z nor X.Y.ZaN (or bN, rcN); change it in pyproject.toml"
         raise ConfigurationError(message)
     return found[1] if found[2] is None else f"{found[1]}-{_KINDS[found[2]]}.{found[3]}"
+
+
+def python_version(version: str) -> str:
+    """Turn npm's version into Python's: ``1.2.3-alpha.4`` is ``1.2.3a4``; ConfigurationError for another form."""
+    letters = {word: letter for letter, word in _KINDS.items()}
+    found = re.fullmatch(rf"([0-9]+\.[0-9]+\.[0-9]+)(?:-({'|'.join(letters)})\.([0-9]+))?", version)
+    if found is None:
+        message = f"version {version!r} is neither X.Y.Z nor X.Y.Z-alpha.N (or -beta.N, -rc.N)"
+        raise ConfigurationError(message)
+    return found[1] if found[2] is None else f"{found[1]}{letters[found[2]]}{found[3]}"
 
 
 def decide(release_version: str, release_tag: str, project: str) -> Decision:

@@ -114,7 +114,7 @@ def wheel_additions(root: Path, target: str | None) -> dict[str, Any]:
     Raises:
         ReleaseError: The programs could not be built; the text says what to do.
     """
-    chosen = _target(target or host_platform())
+    chosen = known(target or host_platform())
     workspace = Workspace(root=root)
     stage = workspace.build / "wheel" / chosen
     shutil.rmtree(stage, ignore_errors=True)
@@ -127,10 +127,11 @@ def wheel_additions(root: Path, target: str | None) -> dict[str, Any]:
     }
 
 
-def _target(name: str) -> Target:
-    for known in TAGS:
-        if known == name:
-            return known
+def known(name: str) -> Target:
+    """Return ``name`` as a platform that there are wheels for; ConfigurationError lists those."""
+    for target in TAGS:
+        if target == name:
+            return target
     raise ConfigurationError(f"{VARIABLE}={name}: known are {', '.join(get_args(Target))} and {NO_PROGRAMS}")
 
 

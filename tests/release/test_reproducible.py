@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shell_tool_release import evidence, reproducible
+from shell_tool_release import builds, evidence, reproducible
 from shell_tool_release.errors import BuildError, PrerequisiteError
 from shell_tool_release.npm import TarMember, tarball
 from shell_tool_release.workspace import Workspace
@@ -56,8 +56,12 @@ def _scratch(tmp_path: Path) -> Path:
     return scratch
 
 
+def _twice(checkout: Workspace, scratch: Path) -> tuple[reproducible.Artefact, ...]:
+    return reproducible.two_builds(builds.Clone.of(checkout), scratch, builds.circumstances(builds.another_user()))
+
+
 def test_the_same_each_time(tmp_path: Path) -> None:
-    made = reproducible.two_builds(_checkout(tmp_path / "checkout", STEADY), _scratch(tmp_path))
+    made = _twice(_checkout(tmp_path / "checkout", STEADY), _scratch(tmp_path))
     sha256 = hashlib.sha256(b"the same\n").hexdigest()
     assert made == (reproducible.Artefact(name="artefact", size=9, sha256=sha256),)
     assert reproducible.table(made).splitlines()[2] == f"| `artefact` | 9 | `{sha256}` |"
@@ -67,7 +71,7 @@ def test_the_same_each_time(tmp_path: Path) -> None:
 def test_what_depends_on_circumstances_is_named(what: str, tmp_path: Path) -> None:
     checkout = _checkout(tmp_path / "checkout", f"{STEADY}; ({DEPENDS[what]}) >> dist/npm/artefact")
     with pytest.raises(BuildError, match=r"1 of 1 artefacts are not the same:\n  artefact: line \d is"):
-        reproducible.two_builds(checkout, _scratch(tmp_path))
+        _twice(checkout, _scratch(tmp_path))
 
 
 def test_the_other_build_has_one_processor(tmp_path: Path) -> None:
@@ -76,22 +80,22 @@ def test_the_other_build_has_one_processor(tmp_path: Path) -> None:
     checkout = _checkout(tmp_path / "checkout", f"{STEADY}; nproc >> dist/npm/artefact")
     before = os.sched_getaffinity(0)
     with pytest.raises(BuildError, match=f"'{len(before)}' and '1'"):
-        reproducible.two_builds(checkout, _scratch(tmp_path))
+        _twice(checkout, _scratch(tmp_path))
     assert os.sched_getaffinity(0) == before
 
 
 def test_the_other_build_is_another_users(tmp_path: Path) -> None:
-    if reproducible.another_user() is None:
+    if builds.another_user() is None:
         pytest.skip("only root can become another user")
     checkout = _checkout(tmp_path / "checkout", f"{STEADY}; id -un >> dist/npm/artefact")
     with pytest.raises(BuildError, match="'root' and 'nobody'"):
-        reproducible.two_builds(checkout, _scratch(tmp_path))
+        _twice(checkout, _scratch(tmp_path))
 
 
 def test_every_artefact_is_compared(tmp_path: Path) -> None:
     script = 'mkdir -p dist/a dist/b; echo x > dist/a/one; echo "$TZ" > dist/b/two; echo "$TZ" > "dist/b/for $LC_ALL"'
     with pytest.raises(BuildError) as caught:
-        reproducible.two_builds(_checkout(tmp_path / "checkout", script), _scratch(tmp_path))
+        _twice(_checkout(tmp_path / "checkout", script), _scratch(tmp_path))
     lines = str(caught.value).splitlines()
     assert lines[0] == "3 of 4 artefacts are not the same:"
     assert [line.split(":")[0].strip() for line in lines[1:]] == ["for C", "for C.UTF-8", "two"]
@@ -99,7 +103,7 @@ def test_every_artefact_is_compared(tmp_path: Path) -> None:
 
 def test_what_is_not_committed_to_a_clone_is_not_built(tmp_path: Path) -> None:
     checkout = _checkout(tmp_path / "checkout", f"test ! -e ignored; {STEADY}")
-    assert reproducible.two_builds(checkout, _scratch(tmp_path))
+    assert _twice(checkout, _scratch(tmp_path))
 
 
 def test_both_are_built_from_the_same_state(tmp_path: Path) -> None:
@@ -108,18 +112,51 @@ def test_both_are_built_from_the_same_state(tmp_path: Path) -> None:
     script = f"mkdir -p dist/npm; cat state > dist/npm/artefact; echo later > {root}/state 2>/dev/null || true"
     checkout = _checkout(root, script)
     (root / "state").write_text("now\n")
-    assert reproducible.two_builds(checkout, _scratch(tmp_path))[0].size == 4
+    assert _twice(checkout, _scratch(tmp_path))[0].size == 4
     assert (root / "state").read_text() == "later\n"
+
+
+def test_what_was_broken_off_goes_on(tmp_path: Path) -> None:
+    """In a folder that is kept a finished build is not made again, and one that failed keeps what it has."""
+    script = f'{STEADY}; echo "$TZ" >> ../built; test "$TZ" = UTC || test -e ../mended || {{ touch ../kept; exit 3; }}'
+    checkout, scratch = _checkout(tmp_path / "checkout", script), _scratch(tmp_path)
+    with pytest.raises(BuildError, match="the second build ended with status 3"):
+        _twice(checkout, scratch)
+    second = scratch / "second" / "another" / "folder" / "with" / "a" / "longer" / "name"
+    assert (second / "kept").exists()
+    (second / "mended").touch()
+    assert [one.name for one in _twice(checkout, scratch)] == ["artefact"]
+    assert (scratch / "first" / "one" / "built").read_text() == "UTC\n"
+    assert (second / "built").read_text() == "Pacific/Kiritimati\n" * 2
+    (checkout.root / "pyproject.toml").write_text('[project]\nversion = "1.2.4"\n')
+    with pytest.raises(BuildError, match="holds builds of other files than this checkout has; remove it"):
+        _twice(checkout, scratch)
+
+
+def test_a_clone_says_what_it_is_of(tmp_path: Path) -> None:
+    checkout = _checkout(tmp_path / "checkout", STEADY)
+    assert builds.Clone.of(checkout).commit == "none and changes that are not committed"
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    git = ["git", "-C", str(checkout.root)]
+    subprocess.run([*git, *identity, "commit", "--quiet", "-m", "x"], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    clone = builds.Clone.of(checkout)
+    assert clone.commit == head
+    assert clone.digest == builds.Clone.of(checkout).digest
+    (checkout.root / "run").chmod(0o644)
+    assert builds.Clone.of(checkout).digest != clone.digest
+    with pytest.raises(BuildError, match="is no checkout of git"):
+        builds.Clone.of(Workspace(root=tmp_path))
 
 
 def test_a_build_that_fails_shows_its_log(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"the first build ended with status 3; log: .*first\.log\nno such luck"):
-        reproducible.two_builds(_checkout(tmp_path / "checkout", "echo no such luck; exit 3"), _scratch(tmp_path))
+        _twice(_checkout(tmp_path / "checkout", "echo no such luck; exit 3"), _scratch(tmp_path))
 
 
 def test_nothing_built_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="holds no artefacts"):
-        reproducible.two_builds(_checkout(tmp_path / "checkout", "mkdir dist"), _scratch(tmp_path))
+        _twice(_checkout(tmp_path / "checkout", "mkdir dist"), _scratch(tmp_path))
 
 
 def test_what_was_published_is_compared_with_a_build(tmp_path: Path) -> None:
@@ -128,14 +165,14 @@ def test_what_was_published_is_compared_with_a_build(tmp_path: Path) -> None:
     published.mkdir()
     (published / "artefact").write_text("the same\n")
     scratch = _scratch(tmp_path)
-    assert [one.name for one in reproducible.rebuilt(checkout, published, scratch)] == ["artefact"]
+    assert [one.name for one in reproducible.rebuilt(builds.Clone.of(checkout), published, scratch)] == ["artefact"]
     (published / "artefact").write_text("the sane\n")
     with pytest.raises(BuildError, match="artefact: line 1 is 'the sane' and 'the same'"):
-        reproducible.rebuilt(checkout, published, tmp_path / "scratch")
+        reproducible.rebuilt(builds.Clone.of(checkout), published, tmp_path / "scratch")
     (published / "artefact").write_text("the same\n")
     (published / "implant").write_text("x")
     with pytest.raises(BuildError, match="implant: only the first has it"):
-        reproducible.rebuilt(checkout, published, tmp_path / "scratch")
+        reproducible.rebuilt(builds.Clone.of(checkout), published, tmp_path / "scratch")
 
 
 def _published(tmp_path: Path, server: bytes) -> Path:
@@ -161,13 +198,13 @@ def test_a_published_release_is_compared_by_what_this_machine_makes(tmp_path: Pa
     """The server of another platform is not; a changed one of this is named down to the file."""
     checkout, scratch = _checkout(tmp_path / "checkout", REBUILDS), _scratch(tmp_path)
     published = _published(tmp_path, b"server")
-    made = reproducible.rebuilt(checkout, published, scratch)
+    made = reproducible.rebuilt(builds.Clone.of(checkout), published, scratch)
     assert [one.name for one in made] == ["wheel.whl", "package.tgz: vendor/linux-x64"]
-    made = reproducible.rebuilt(checkout, published, tmp_path / "scratch", platform_only=True)
+    made = reproducible.rebuilt(builds.Clone.of(checkout), published, tmp_path / "scratch", platform_only=True)
     assert [one.name for one in made] == ["package.tgz: vendor/linux-x64"]
     published = _published(tmp_path, b"implant")
     with pytest.raises(BuildError, match=r"package\.tgz: vendor/linux-x64: server/program: line 1 is 'implant' and 's"):
-        reproducible.rebuilt(checkout, published, scratch)
+        reproducible.rebuilt(builds.Clone.of(checkout), published, scratch)
 
 
 def test_published_files_must_be_what_the_sums_say(tmp_path: Path) -> None:
@@ -191,27 +228,30 @@ def test_a_package_of_other_platforms_only_cannot_be_compared(tmp_path: Path) ->
 def test_the_table_is_written_between_its_marks() -> None:
     made = (reproducible.Artefact(name="a", size=1, sha256="0" * 64),)
     text = "before\n" + "\nold\n".join(reproducible.MARKS) + "\nafter\n"
-    new = reproducible.with_table(text, made, "1.2.3")
-    assert new.startswith(f"before\n{reproducible.MARKS[0]}\n\nVersion 1.2.3")
+    said = reproducible.told("1.2.3", "abc", builds.circumstances("nobody"), made)
+    new = reproducible.with_table(text, said)
+    assert new.startswith(f"before\n{reproducible.MARKS[0]}\n\nVersion 1.2.3, commit abc, built twice")
+    assert "\n- the second time by nobody, on " in new
+    assert "with 1 processor, umask 077, `C`, `Pacific/Kiritimati`, `PYTHONHASHSEED=99`, an empty cache\n" in new
     assert new.endswith(f"| `a` | 1 | `{'0' * 64}` |\n\n{reproducible.MARKS[1]}\nafter\n")
-    assert reproducible.with_table(new, made, "1.2.3") == new
+    assert reproducible.with_table(new, said) == new
     with pytest.raises(BuildError, match="marks"):
-        reproducible.with_table("no marks", made, "1")
+        reproducible.with_table("no marks", said)
 
 
 def test_the_document_has_the_marks(workspace: Workspace) -> None:
     text = (workspace.root / reproducible.DOCUMENT).read_text()
-    assert reproducible.with_table(text, (), "0") != text
+    assert reproducible.with_table(text, "other") != text
 
 
 def test_a_python_that_nobody_may_run_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reproducible, "MINIMUM_PYTHON", (9, 0))
+    monkeypatch.setattr(builds, "MINIMUM_PYTHON", (9, 0))
     with pytest.raises(PrerequisiteError, match="install python3"):
-        reproducible.common_python(None)
+        builds.common_python(None)
 
 
 def test_the_circumstances_differ_in_everything() -> None:
-    first, second = reproducible.circumstances("nobody")
+    first, second = builds.circumstances("nobody")
     same = [name for name in vars(first) if getattr(first, name) == getattr(second, name)]
     assert same == []
     assert replace(first, name="x") != first

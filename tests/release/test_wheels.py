@@ -23,8 +23,9 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from release.conftest import cannot
-from shell_tool_release import smoke, wheels
+from shell_tool_release import ci_wheel, smoke, wheels
 from shell_tool_release.archives import unpack
+from shell_tool_release.differ import first_difference
 from shell_tool_release.errors import BuildError
 from shell_tool_release.shells import ShellOptions
 from shell_tool_release.sources import SourceOptions, bash_source, tree_digest
@@ -33,11 +34,13 @@ from shell_tool_release.workspace import Workspace, host_platform
 from shell_tool_release.zsh_source import zsh_source
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shell_tool_release.variants import Shell
 
 pytestmark = pytest.mark.timeout(600)  # the programs are there, but seven other tests may be looking for processors
 
-TARGET = wheels._target(host_platform())
+TARGET = wheels.known(host_platform())
 PACKAGE = wheels.PACKAGE
 
 
@@ -255,6 +258,91 @@ def test_the_installed_wheel_does_its_job(installed: Path, tmp_path: Path, works
     assert str(workspace.root) not in said[0]
 
 
+def test_the_source_archive_makes_the_same_wheel(made: tuple[Workspace, Path, Path], tmp_path: Path) -> None:
+    """Without a checkout, and with the shells' sources that it carries."""
+    unpack(made[1], tmp_path / "source")
+    again = wheels._build(Workspace(root=tmp_path / "source"), tmp_path, "--wheel", TARGET)
+    assert again.name == made[2].name
+    assert first_difference(again, made[2]) is None
+
+
+COMPILER = re.compile(
+    r"(?:[\w.-]+-linux-gnu-)?(?:cc|c[89]9|c[89]9-gcc|gcc|g\+\+|c\+\+|cpp|tcc|clang|clang\+\+)(?:-[\d.]+)?"
+)
+
+
+def _without_compiler(folder: Path) -> str:
+    """A PATH of everything this machine has but C compilers."""
+    folder.mkdir()
+    for place in ("/usr/bin", "/bin", "/usr/sbin"):
+        for program in Path(place).iterdir():
+            if not COMPILER.fullmatch(program.name) and not (folder / program.name).is_symlink():
+                (folder / program.name).symlink_to(program)
+    assert shutil.which("make", path=str(folder))
+    for name in ("cc", "gcc", "c99", "clang", "tcc"):
+        assert shutil.which(name, path=str(folder)) is None
+    return str(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_pip_installs_the_source_archive_where_there_is_no_c_compiler(
+    made: tuple[Workspace, Path, Path], tmp_path: Path
+) -> None:
+    """From nothing: pip fetches the compiler, every program is built, and what is installed does its job."""
+    venv.EnvBuilder(with_pip=True, symlinks=True).create(tmp_path / "venv")
+    environ = {**_environ(), "PATH": _without_compiler(tmp_path / "bin"), "CODEX_BUILD_CACHE": str(tmp_path / "cache")}
+    pip = [str(tmp_path / "venv" / "bin" / "pip"), "install", "--quiet", "--no-cache-dir", str(made[1])]
+    done = subprocess.run(pip, env=environ, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    command = str(tmp_path / "venv" / "bin" / "codex-shell-tool-mcp")
+    done = subprocess.run([command, "verify"], env=environ, capture_output=True, text=True, check=False)
+    assert (done.returncode, "all as they were made" in done.stdout) == (0, True), done.stdout
+    place = smoke.prepare(tmp_path / "trial")
+    place.installed.mkdir(exist_ok=True)
+    assert len(smoke.do_job(place, [command], lambda _: None, "the source archive")) == len(smoke.JOB)
+
+
+def _changed(wheel: Path, folder: Path, end: str, change: Callable[[bytes], bytes | None]) -> Path:
+    """A copy of ``wheel`` in which the file that ends with ``end`` is changed; left out where the change is None."""
+    copy = folder / wheel.name
+    with zipfile.ZipFile(wheel) as archive, zipfile.ZipFile(copy, "w") as written:
+        for info in archive.infolist():
+            data = archive.read(info)
+            new = change(data) if info.filename.endswith(end) else data
+            if new is not None:
+                written.writestr(info, new)
+    return copy
+
+
+def test_what_cibuildwheel_makes_is_compared_with_what_is_offered(
+    made: tuple[Workspace, Path, Path], tmp_path: Path
+) -> None:
+    """Another version of the backend may have made it; another program, file or name is an error."""
+    wheel = made[2]
+    ci_wheel.check(wheel, wheel, exact=True)
+    ci_wheel.check(wheel, _changed(wheel, tmp_path, ".dist-info/WHEEL", lambda data: data + b"x"), exact=True)
+    other = _changed(wheel, tmp_path, "/build.json", lambda data: data + b" ")
+    with pytest.raises(BuildError, match=rf"is not the offered one: {PACKAGE}/vendor/{TARGET}/build\.json differ"):
+        ci_wheel.check(wheel, other, exact=True)
+    ci_wheel.check(wheel, other, exact=False)
+    with pytest.raises(BuildError, match="is not what its manifest says"):
+        ci_wheel.check(other, wheel, exact=False)
+    with pytest.raises(BuildError, match="NOTICE differ"):
+        ci_wheel.check(wheel, _changed(wheel, tmp_path, "/NOTICE", lambda _: None), exact=False)
+    renamed = tmp_path / wheel.name.replace("py3-none", "cp311-none")
+    shutil.copyfile(wheel, renamed)
+    with pytest.raises(BuildError, match="cibuildwheel made"):
+        ci_wheel.check(wheel, renamed, exact=False)
+
+
+def test_cibuildwheel_builds_the_source_archive(tmp_path: Path) -> None:
+    words = ci_wheel.command(tmp_path / "x.tar.gz", tmp_path / "out")
+    assert words[1:] == ["-m", "cibuildwheel", "--output-dir", str(tmp_path / "out"), str(tmp_path / "x.tar.gz")]
+    with pytest.raises(BuildError, match=r"holds 0 files \*\.tar\.gz, not one; run: \./run wheels"):
+        ci_wheel.only(tmp_path, "*.tar.gz")
+
+
 def test_freezing_takes_a_wheel_without_programs(made: tuple[Workspace, Path, Path], tmp_path: Path) -> None:
     wheel = wheels._build(made[0], tmp_path, "--wheel", wheels.NO_PROGRAMS)
     assert wheel.name.endswith("-py3-none-any.whl")
@@ -280,7 +368,7 @@ def test_what_building_it_takes_is_named(made: tuple[Workspace, Path, Path], tmp
 def test_cibuildwheels_settings_name_one_build_a_platform(workspace: Workspace, tmp_path: Path) -> None:
     """It needs containers to build; what it would build, and that its settings are valid, it says without."""
     if importlib.util.find_spec("cibuildwheel") is None:
-        pytest.skip("cibuildwheel is in the group wheels, which ./run try_wheel installs")
+        cannot("cibuildwheel is in the group wheels, which ./run tests installs")
     found = []
     for system, machine in (("linux", "x86_64"), ("linux", "aarch64"), ("macos", "x86_64"), ("macos", "arm64")):
         command = [sys.executable, "-m", "cibuildwheel", "--platform", system, "--archs", machine]

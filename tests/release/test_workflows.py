@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / ".github" / "workflows"
 WORKFLOWS = sorted(FOLDER.glob("*.yml"))
 RELEASE, BUILD, CI = FOLDER / "release.yml", FOLDER / "shell-tool-mcp.yml", FOLDER / "ci.yml"
+VERIFY, REFRESH = FOLDER / "verify-release.yml", FOLDER / "refresh.yml"
 
 WRITES = {
     ("release.yml", "draft"): {"contents": "write"},
@@ -82,7 +83,7 @@ def test_actions_are_pinned_by_commit(path: Path) -> None:
     lines = [line for line in path.read_text().splitlines() if re.match(r"\s*(- )?uses:", line)]
     for line in lines:
         action = re.fullmatch(r"\s*(?:- )?uses: [\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+(\.\d+)*", line)
-        assert action or line.strip() == "uses: $/.github/workflows/shell-tool-mcp.yml", line
+        assert action or line.strip() in {f"uses: $/.github/workflows/{path.name}" for path in (BUILD, VERIFY)}, line
     for step in _steps(path):
         if step.get("uses", "").startswith("actions/checkout@"):
             assert step["with"]["persist-credentials"] is False
@@ -236,8 +237,8 @@ def _run(event: str = "push", should_publish: str = "true", failing: str = "") -
 @pytest.mark.parametrize(
     ("given", "ran"),
     [
-        ({}, ("build", "rehearse", "draft", "attest", "publish-npm", "publish-pypi", "undraft")),
-        ({"should_publish": "false"}, ("build", "draft", "attest", "undraft")),
+        ({}, ("build", "rehearse", "draft", "attest", "publish-npm", "publish-pypi", "undraft", "verify")),
+        ({"should_publish": "false"}, ("build", "draft", "attest", "undraft", "verify")),
         ({"event": "workflow_dispatch"}, ("build", "rehearse")),
         ({"event": "workflow_dispatch", "should_publish": "false"}, ("build",)),
         ({"failing": "build"}, ()),
@@ -247,6 +248,10 @@ def _run(event: str = "push", should_publish: str = "true", failing: str = "") -
         ({"failing": "publish-npm"}, ("build", "rehearse", "draft", "attest")),
         ({"failing": "publish-pypi"}, ("build", "rehearse", "draft", "attest", "publish-npm")),
         ({"failing": "undraft"}, ("build", "rehearse", "draft", "attest", "publish-npm", "publish-pypi")),
+        (
+            {"failing": "verify"},
+            ("build", "rehearse", "draft", "attest", "publish-npm", "publish-pypi", "undraft"),
+        ),
         ({"failing": "draft", "should_publish": "false"}, ("build",)),
     ],
 )
@@ -478,22 +483,169 @@ def test_what_any_of_them_finds_fails_the_check(tmp_path: Path) -> None:
 
 
 def test_what_refreshes_runs_no_new_code_with_the_right_to_write() -> None:
-    """The job that runs what was just found may write nothing; the one that writes applies changes of two folders."""
-    path = FOLDER / "refresh.yml"
-    assert set(_jobs(path)["look"]["permissions"].values()) == {"read"}
-    steps = [step["run"] for step in _jobs(path)["propose"]["steps"] if "run" in step]
+    """The job that runs what was just found may write nothing; the one that writes runs nothing of the checkout."""
+    assert set(_jobs(REFRESH)["look"]["permissions"].values()) == {"read"}
+    steps = [step["run"] for step in _jobs(REFRESH)["propose"]["steps"] if "run" in step]
     assert len(steps) == 1
     assert "./run" not in steps[0]
-    assert re.findall(r"--include='([^']+)'", steps[0]) == ["packaging/*", "src/shell_tool_release/data/*"]
     assert steps[0].index("sha256sum --check --strict") < steps[0].index("git apply")
-    assert _triggers(path)["schedule"]
+    assert _triggers(REFRESH)["schedule"]
+    names = [step.get("name", "") for step in _jobs(REFRESH)["look"]["steps"]]
+    assert names.index("Look") < names.index("Run again what matters for it"), "the patch is named before new code runs"
+
+
+def _git(folder: Path, *words: str) -> str:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main"]
+    done = subprocess.run(["git", "-C", folder, *identity, *words], check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+@pytest.fixture
+def proposal(tmp_path: Path) -> Path:
+    """A checkout of the job that proposes: a locked file, one that must not be changed, and gh that does nothing."""
+    checkout = tmp_path / "checkout"
+    for name in ("packaging/constraints.txt", "packaging/locks/run.txt", "packaging/build_hook.py", "run"):
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).write_text("old\n")
+    (checkout / "src/shell_tool_release/data").mkdir(parents=True)
+    (checkout / "src/shell_tool_release/data/python.lock.toml").write_text("old\n")
+    (checkout / "bin").mkdir()
+    (checkout / "bin" / "gh").write_text("#!/bin/sh\nexit 0\n")
+    (checkout / "bin" / "gh").chmod(0o755)
+    (checkout / ".gitignore").write_text("/bin/\n/refresh/\n")
+    _git(tmp_path, "init", "--quiet", "--bare", "origin.git")
+    _git(checkout, "init", "--quiet")
+    _git(checkout, "add", ".")
+    _git(checkout, "commit", "--quiet", "-m", "x")
+    _git(checkout, "remote", "add", "origin", str(tmp_path / "origin.git"))
+    return checkout
+
+
+def _propose(checkout: Path, changed: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+    """Run the script with a patch of ``changed``."""
+    for name in changed:
+        (checkout / name).write_text("new\n")
+    (checkout / "refresh").mkdir()
+    patch = checkout / "refresh" / "changes.patch"
+    patch.write_text(_git(checkout, "diff", "--binary"))
+    _git(checkout, "checkout", "--quiet", "--", ".")
+    (checkout / "refresh" / "description.md").write_text("news\n")
+    told = {"PATCH_SHA256": hashlib.sha256(patch.read_bytes()).hexdigest(), "BASE": "main", "HOME": str(checkout)}
+    return _bash(_step(REFRESH, "propose", "git apply")["run"], checkout, told)
+
+
+def test_only_locks_are_proposed(proposal: Path) -> None:
+    """Whatever else the job that ran new code has changed."""
+    locks = ("packaging/constraints.txt", "packaging/locks/run.txt", "src/shell_tool_release/data/python.lock.toml")
+    done = _propose(proposal, (*locks, "packaging/build_hook.py", "run"))
+    assert done.returncode == 0, done.stderr
+    pushed = _git(proposal.parent / "origin.git", "diff", "--name-only", "refresh~1", "refresh")
+    assert pushed.splitlines() == sorted(locks)
+
+
+def test_what_could_only_be_told_is_proposed_without_a_change(proposal: Path) -> None:
+    done = _propose(proposal, ())
+    assert done.returncode == 0, done.stderr
+    assert _git(proposal.parent / "origin.git", "diff", "--name-only", "refresh~1", "refresh") == ""
+
+
+def test_a_swapped_patch_is_not_proposed(proposal: Path) -> None:
+    (proposal / "bin" / "sha256sum").write_text(
+        "#!/bin/sh\necho swapped >>refresh/changes.patch\nexec /usr/bin/sha256sum $*\n"
+    )
+    (proposal / "bin" / "sha256sum").chmod(0o755)
+    done = _propose(proposal, ("packaging/constraints.txt",))
+    assert done.returncode != 0
+    assert _git(proposal.parent / "origin.git", "branch", "--list") == ""
 
 
 def test_a_release_is_built_again_and_compared_on_every_platform() -> None:
-    job = _jobs(FOLDER / "verify-release.yml")["verify"]
+    job = _jobs(VERIFY)["verify"]
     rows = job["strategy"]["matrix"]["include"]
     built = {row["runner"] for row in _jobs(BUILD)["build"]["strategy"]["matrix"]["include"]}
     assert {row["runner"] for row in rows} == built
     assert [row["only"] for row in rows].count("") == 1
     assert "./run reproducible -- --against ../published" in job["steps"][-1]["run"]
-    assert _triggers(FOLDER / "verify-release.yml")["schedule"]
+    assert "./run published -- ../published" in job["steps"][-2]["run"]
+    assert _triggers(VERIFY)["schedule"]
+
+
+def test_a_release_ends_with_its_verification() -> None:
+    """What a workflow does with its own token starts no other one, so the release calls it."""
+    job = _jobs(RELEASE)["verify"]
+    assert job["uses"] == f"$/.github/workflows/{VERIFY.name}"
+    assert list(_jobs(RELEASE))[-1] == "verify"
+    assert job["needs"] == ["build", "undraft"]
+    assert job["with"] == {"tag": "${{ needs.build.outputs.release-tag }}"}
+    assert set(_triggers(VERIFY)["workflow_call"]["inputs"]) == set(_triggers(VERIFY)["workflow_dispatch"]["inputs"])
+    checkout = next(step for step in _jobs(VERIFY)["verify"]["steps"] if "checkout" in step.get("uses", ""))
+    assert checkout["with"]["ref"] == "refs/tags/${{ steps.published.outputs.tag }}"
+
+
+GH = """#!/bin/sh
+echo "gh $*" >>"{folder}/asked"
+case "$1 $2" in
+    "release view") echo v1.2.3 ;;
+    "release download") mkdir published; touch published/one.whl published/package.tgz published/SHA256SUMS ;;
+    "attestation verify") case "$*" in *"{refused}"*) echo "no attestation" >&2; exit 1 ;; esac ;;
+esac
+"""
+
+
+def _fetched(folder: Path, asked: str, refused: str = "nothing") -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """The first step of the verification, with a stand-in for gh; what that was asked."""
+    (folder / "bin").mkdir(exist_ok=True)
+    (folder / "bin" / "gh").write_text(GH.format(folder=folder, refused=refused))
+    (folder / "bin" / "gh").chmod(0o755)
+    (folder / "asked").write_text("")
+    shutil.rmtree(folder / "published", ignore_errors=True)
+    step = _jobs(VERIFY)["verify"]["steps"][0]
+    assert set(step["env"]) == {"GH_TOKEN", "GH_REPO", "ASKED"}
+    environ = {"GH_REPO": "owner/repo", "ASKED": asked, "GITHUB_OUTPUT": str(folder / "output")}
+    return _bash(step["run"], folder, environ), (folder / "asked").read_text().splitlines()
+
+
+def test_every_published_file_must_be_attested_by_the_release_of_this_tag(tmp_path: Path) -> None:
+    options = (
+        "--repo owner/repo --source-ref refs/tags/v1.2.4 --signer-workflow owner/repo/.github/workflows/release.yml"
+    )
+    done, asked = _fetched(tmp_path, "v1.2.4")
+    assert done.returncode == 0, done.stderr
+    assert asked == [
+        "gh release download v1.2.4 --dir published",
+        f"gh attestation verify published/one.whl {options}",
+        f"gh attestation verify published/package.tgz {options}",
+    ]
+    assert (tmp_path / "output").read_text() == "tag=v1.2.4\n"
+    for name in ("one.whl", "package.tgz"):
+        assert _fetched(tmp_path, "v1.2.4", refused=name)[0].returncode != 0
+
+
+def test_the_newest_release_is_verified_where_no_tag_is_named(tmp_path: Path) -> None:
+    done, asked = _fetched(tmp_path, "")
+    assert (done.returncode, asked[:2]) == (
+        0,
+        ["gh release view --json tagName --jq .tagName", "gh release download v1.2.3 --dir published"],
+    )
+
+
+@pytest.mark.parametrize("tag", ["main", "v1.2", "v1.2.3\nother=x", "--help", "v1.2.3-gamma.1"])
+def test_what_is_no_tag_of_a_release_is_not_verified(tag: str, tmp_path: Path) -> None:
+    done, asked = _fetched(tmp_path, tag)
+    assert (done.returncode != 0, asked, (tmp_path / "output").exists()) == (True, [], False)
+
+
+def test_wheels_are_also_built_by_cibuildwheel_on_every_platform() -> None:
+    jobs = _jobs(BUILD)
+    built = {row["runner"] for row in jobs["build"]["strategy"]["matrix"]["include"]}
+    assert set(jobs["cibuildwheel"]["strategy"]["matrix"]["runner"]) == built
+    assert jobs["cibuildwheel"]["needs"] == ["wheels"]
+    assert jobs["cibuildwheel"]["steps"][-1]["run"] == "./run cibuildwheel"
+
+
+def test_pypi_gets_attestations_and_refuses_other_bytes() -> None:
+    """A file that is there with the same bytes is no error to the index; one with other bytes must not be skipped."""
+    (step,) = (
+        step for step in _jobs(RELEASE)["publish-pypi"]["steps"] if "gh-action-pypi-publish" in step.get("uses", "")
+    )
+    assert (step["with"]["attestations"], step["with"]["skip-existing"]) == (True, False)
