@@ -98,9 +98,7 @@ USED: Mapping[str, System] = {
         System(
             name="bullseye", title="Debian 11", suite="bullseye", packages=_COMMANDS
         ),  # its node 12 is older than the package allows
-        System(
-            name="bookworm", title="Debian 12", suite="bookworm", packages=_WITH_NPM, own_npm=True
-        ),
+        System(name="bookworm", title="Debian 12", suite="bookworm", packages=_WITH_NPM, own_npm=True),
         System(name="trixie", title="Debian 13", suite="trixie", packages=_WITH_NPM, own_npm=True),
         System(name="musl", title="a system with musl", packages=("busybox-static", "musl")),
         System(name="bare", title="a system without a C library", packages=("busybox-static",)),
