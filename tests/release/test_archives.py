@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import tarfile
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@functools.cache  # gzip notes the second
 def _packed() -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz") as tar:
