@@ -12,7 +12,7 @@ import subprocess
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -24,7 +24,9 @@ from shell_tool_release.workspace import find_workspace, host_platform
 from support.clients import Installation
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
+
+    from support.clients import Client, Elicit
 
 COMMAND = "codex-shell-tool-mcp"
 USERS = {"root": 0, "user": roots.UID}
@@ -75,6 +77,10 @@ class Installed(Installation):
             timeout=100,
             check=False,
         )
+
+    def use(self, work: Callable[[Client], Awaitable[Any]], elicit: Elicit | None = None, seconds: float = 300) -> Any:
+        """As the base's; the first start in a system reads everything from the disk."""
+        return super().use(work, elicit, seconds)
 
     @property
     def has_glibc(self) -> bool:
