@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import json
 import os
+import platform
 import re
 import shutil
 import statistics
@@ -27,6 +28,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from mcp import ClientSession, StdioServerParameters, stdio_client
 from mcp_types import ElicitResult, Request, RequestParams
 
+from shell_tool_release import verified
+from shell_tool_release.cache import file_sha256
 from shell_tool_release.errors import BuildError, run_main
 from shell_tool_release.npm import package_path
 from shell_tool_release.variants import Shell
@@ -365,6 +368,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     outcome = smoke(workspace, package, print, shells)
     sys.stdout.write(f"{times('direct', outcome.direct_ms)}; the goal is {GOAL_MS} ms\n")
     sys.stdout.write(f"{times('npx', outcome.npx_ms)}\n")
+    verified.note(file_sha256(package), f"{platform.system()} {platform.machine()}: npm and npx")
     done = f"{len(outcome.results)} steps as they should be, by {' and '.join(shells)}"
     sys.stdout.write(f"{done}, on {host_platform()}: {package.name}\n")
 
