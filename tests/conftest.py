@@ -1,12 +1,40 @@
-"""How hypothesis searches in the tests: the same examples in every run, however slow the machine is.
+"""How hypothesis searches in the tests, and which tests may not run beside others.
 
-Who looks for new ones says so: ``pytest --hypothesis-profile random``, or the nox session ``fuzz``.
+The same examples are tried in every run, however slow the machine is. Who looks for new ones says so:
+``pytest --hypothesis-profile random``, or the nox session ``fuzz``.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
 from hypothesis import HealthCheck, settings
+
+from shell_tool_release.cache import cache_root
+from support.turns import locked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 settings.register_profile("random", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("tests", settings.get_profile("random"), derandomize=True, database=None)
 settings.load_profile("tests")
+
+CACHE = cache_root()
+
+RUNS_EXECS = {"behaviour", "native", "system", "wire"}
+"""Folders of the tests in which programs with a low limit of descriptors are started."""
+
+
+@pytest.fixture(autouse=True)
+def _beside_no_flood(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test marked ``flood`` runs alone among those: the descriptors that it has on their way through sockets count
+    for all of a user (unix(7)), and no program with a low limit can send one meanwhile, whosever test started it."""
+    alone = request.node.get_closest_marker("flood") is not None
+    if not alone and not RUNS_EXECS.intersection(request.node.path.relative_to(Path(__file__).parent).parts):
+        yield
+        return
+    with locked(CACHE / "flood.lock", alone=alone):
+        yield

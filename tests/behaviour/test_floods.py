@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import socket
     from pathlib import Path
 
+pytestmark = pytest.mark.flood
+
 TEN = "".join(f"{number}\n" for number in range(1, 11))
 
 
@@ -57,8 +59,7 @@ def test_handshakes_that_are_kept_half_open(
 
 
 FLOODED = f"coproc FLOOD {{ exec {FORGER} in_flight 11; }}; read -r <&${{FLOOD[0]}}; "
-"""11 descriptors in flight; the execs after it have a limit of 10, for each is measured by its own (unix(7)). As few as
-can be: they count for all of a user, and so for tests that run beside this one with a limit of their own."""
+"""11 descriptors in flight; the execs after it have a limit of 10, for each is measured by its own (unix(7))."""
 
 
 def test_descriptors_in_flight_are_waited_for(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ def test_a_file_changed_after_the_answer_is_not_run(tmp_path: Path) -> None:
     assert "no longer the file that was decided on" in result.output
 
 
+@pytest.mark.flood
 @pytest.mark.parametrize(
     "attack",
     [
@@ -97,6 +98,7 @@ async def _attack(script: str, workdir: Path) -> bool:
     return time.monotonic() - begun < 50
 
 
+@pytest.mark.flood
 def test_descriptors_of_the_server_stay_flat(tmp_path: Path) -> None:
     call(":", Table(), tmp_path)
     before = len(list(Path("/proc/self/fd").iterdir()))

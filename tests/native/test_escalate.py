@@ -226,6 +226,7 @@ os.dup2(os.open('/etc', os.O_RDONLY), 31)
         assert set(map(int, call.printed().split())) <= {0, 1, 2, 3, 31}
 
 
+@pytest.mark.flood
 def test_more_descriptors_than_can_be_handed_over() -> None:
     code = """
 resource.setrlimit(resource.RLIMIT_NOFILE, (5000, 5000))
@@ -243,6 +244,7 @@ for number in range(100, 1000):
         assert call.expect(wire.Ended).outcome.kind == 2
 
 
+@pytest.mark.flood
 def test_most_descriptors_that_can_be_handed_over() -> None:
     """In parts of 253, each right."""
     code = """

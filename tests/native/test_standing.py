@@ -403,6 +403,7 @@ def test_the_supervisor_keeps_no_descriptor_of_what_it_answered_or_passed_on() -
         assert len(list(folder.iterdir())) == before
 
 
+@pytest.mark.flood
 def test_a_server_that_takes_nothing_holds_requests_up_and_loses_none() -> None:
     with asked() as one:
         count = 600  # more than two sockets hold
