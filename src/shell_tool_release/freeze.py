@@ -21,6 +21,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -70,11 +71,19 @@ LEFT_OUT: tuple[str, ...] = (
     "_codecs_tw",
     "_multibytecodec",
     "_uuid",  # the system's way to make one; nothing here does
-    "_pydecimal",  # decimal's Python twin; the one in C is there
+    "_pydatetime",  # Python twins of modules that are there in C
+    "_pydecimal",
     "anyio._backends._trio",  # asyncio is the event loop here
+    "asyncio.proactor_events",  # Windows
+    "asyncio.windows_events",
+    "asyncio.windows_utils",
+    "concurrent.futures.process",  # a pool of processes; threads are used
+    "mcp.os.win32",
     "multiprocessing",  # processes are made by the supervisor
     "pydantic.mypy",
     "pydantic.v1",  # the library's own predecessor
+    "statistics",  # random's own tests
+    "tarfile",  # archives again: shutil packs none here
 )
 """What nothing here runs, beside the server's own list (``server/excluded.py``).
 
@@ -86,10 +95,19 @@ PORTABLE_LEFT_OUT: tuple[str, ...] = (
 )
 """What is left out beside that where the boot program is ours."""
 
+_CHARACTER_SETS = re.compile(r"encodings/(big5|cp\d|euc_|gb|hp_|hz|iso|johab|koi|kz|mac_|ptcp|shift|tis_)")
+"""Everything here is UTF-8 or bytes: the boot program asks for that, whatever the locale says."""
+
+_FROZEN_AS = {
+    "_frozen_importlib": "importlib._bootstrap",
+    "_frozen_importlib_external": "importlib._bootstrap_external",
+}
+"""Modules in libpython under another name than that of their file."""
+
 HIDDEN: dict[str, tuple[str, ...]] = {}
 """Imports that cannot be seen in the code, by program."""
 
-_FORMAT = 2
+_FORMAT = 3
 """Part of the cache key; one more whenever this file makes something else of the same input."""
 
 
@@ -244,9 +262,10 @@ def _freeze(source: _Input, folder: Path) -> None:
     (work / "dist" / "server").rename(folder / "server")
     portable = source.python.portable
     if portable is not None:
-        for library in _HOST_LIBRARIES:
-            (folder / "server" / "_internal" / library).unlink(missing_ok=True)
-        listing = [member for member in listing if member.name not in _HOST_LIBRARIES]
+        needless = _needless(folder / "server" / "_internal", portable)
+        for name in needless:
+            (folder / "server" / "_internal" / name).unlink()
+        listing = [member for member in listing if member.name not in needless]
         _finish(folder / "server", work, source, portable)
     licenses.collect(
         listing,
@@ -254,7 +273,9 @@ def _freeze(source: _Input, folder: Path) -> None:
         target=folder / "licenses",
         portable=None if portable is None else (portable.prefix, portable.licenses),
     )
-    (work / "listing.json").rename(folder / "listing.json")
+    document = json.loads((work / "listing.json").read_bytes())
+    document["members"] = [[member.name, member.source] for member in listing]
+    (folder / "listing.json").write_text(json.dumps(document), encoding="utf-8")
     shutil.rmtree(work)
     _check(folder / "server", source)
 
@@ -262,6 +283,15 @@ def _freeze(source: _Input, folder: Path) -> None:
 _HOST_LIBRARIES = ("libgcc_s.so.1",)
 """Libraries of this machine that the freezer collects although every system with a glibc has its own, by the same rule
 that lets the wheels need them (PEP 599)."""
+
+
+def _needless(bundle: Path, portable: PortablePython) -> frozenset[str]:
+    """Files in the bundle that nothing reads: this machine's libraries, character sets, and modules in libpython."""
+    command = [str(portable.program), "-I", "-c", "import _imp; print(*_imp._frozen_module_names())"]
+    names = subprocess.run(command, capture_output=True, check=True, text=True).stdout.split()
+    frozen = {f"{_FROZEN_AS.get(name, name).replace('.', '/')}.pyc" for name in names}
+    files = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
+    return frozenset(name for name in files if name in frozen or name in _HOST_LIBRARIES or _CHARACTER_SETS.match(name))
 
 
 def _finish(server: Path, work: Path, source: _Input, portable: PortablePython) -> None:

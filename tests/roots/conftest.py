@@ -32,6 +32,9 @@ COMMAND = "codex-shell-tool-mcp"
 USERS = {"root": 0, "user": roots.UID}
 LANGUAGE = "C.UTF-8"
 
+PATIENCE = 600
+"""Seconds for one command: npm takes five, and two minutes where ten others do as much."""
+
 
 @dataclass(kw_only=True)
 class Installed(Installation):
@@ -74,11 +77,13 @@ class Installed(Installation):
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=PATIENCE,
             check=False,
         )
 
-    def use(self, work: Callable[[Client], Awaitable[Any]], elicit: Elicit | None = None, seconds: float = 300) -> Any:
+    def use(
+        self, work: Callable[[Client], Awaitable[Any]], elicit: Elicit | None = None, seconds: float = PATIENCE
+    ) -> Any:
         """As the base's; the first start in a system reads everything from the disk."""
         return super().use(work, elicit, seconds)
 
@@ -201,7 +206,7 @@ def _install(found: Installed) -> None:
         npm = [str(_node() / "bin/node"), str(_node() / "lib/node_modules/npm/bin/npm-cli.js")]
         words = [*npm, *arguments, str(found.here(found.prefix)), str(found.here(tarball))]
         environ = {**os.environ, "HOME": str(found.place.shared / "home")}
-        done = subprocess.run(words, env=environ, capture_output=True, text=True, check=False, timeout=100)
+        done = subprocess.run(words, env=environ, capture_output=True, text=True, check=False, timeout=PATIENCE)
         own(found.place.shared, found.place.uid)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from mcp_types import ElicitResult
 
+from roots.conftest import PATIENCE
 from shell_tool_release import roots, smoke
 from shell_tool_release.cache import cache_root
 from shell_tool_release.toolchain import ZigCompiler, build_environ, find_zig
@@ -132,8 +133,9 @@ def test_nothing_of_the_server_reaches_what_it_starts(server: Installed, escalat
         names = {line.partition("=")[0] for line in variables.splitlines()}
         given = {"PATH", "HOME", "LANG", "PWD", "OLDPWD", "SHLVL", "_"}
         assert names - given == (set() if escalated else OURS)
-        assert not [line for line in rest.splitlines() if "prefix/lib" in line]
-        assert not [line for line in rest.splitlines() if line.startswith(smoke.LEAKS)]
+        others = [line for line in rest.splitlines() if line.partition("=")[0] not in OURS]
+        assert not [line for line in others if "prefix/lib" in line]
+        assert not [line for line in others if line.startswith(smoke.LEAKS)]
 
     server.use(work)
 
@@ -217,9 +219,10 @@ def test_an_older_python_is_told_what_the_build_lacks(system: tuple[roots.System
     described, root = system
     if described.name != "bullseye":
         return
+    tmp_path.chmod(0o755)
     place = roots.Place(root=root, shared=tmp_path, mounts={find_workspace().root: roots.NODE})
     words = place.inside([f"{roots.NODE}/run", "release"])
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=100)
-    assert done.returncode == 2
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert done.returncode == 1
     assert "Python 3.11" in done.stderr
     assert list(tmp_path.iterdir()) == []
