@@ -44,7 +44,7 @@ async def _ask_at_the_end() -> None:
     far.close()
     os.close(program)
     policy = EndsTheCall()
-    supervision = cast("Supervision", SimpleNamespace(rendezvous=Rendezvous(ours)))
+    supervision = cast("Supervision", SimpleNamespace(rendezvous=Rendezvous(ours), catch_up=lambda: None))
     server = answering.EscalateServer(policy=policy, supervision=supervision, writable=None, shell=Path("/bin/sh"))
     policy.serving = asyncio.create_task(server.serve())
     await asyncio.wait([policy.serving])
