@@ -188,7 +188,7 @@ def test_without_what_its_supervisor_needs_nothing_runs(by_its_own_loader: Arm64
             for _ in range(2):
                 did = await client.call("touch ran")
                 assert did.is_error
-                assert "X" in did.content[0].text
+                assert "it cannot become the reaper of its descendants: Invalid argument" in did.content[0].text
 
     by_its_own_loader.use(work)
     assert list(by_its_own_loader.workdir.iterdir()) == []
