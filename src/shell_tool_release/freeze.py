@@ -322,10 +322,13 @@ def _for_another(workspace: Workspace, target: str, here: Entry, key: Key, sourc
             path.unlink()
             counterpart = _counterpart(path.relative_to(bundle), other)
             shutil.copyfile(counterpart, path.with_name(counterpart.name))
+        # Python looks for its build's variables by the platform's name; no value in them is used by what is shipped.
+        data = bundle / f"_sysconfigdata__linux_{TRIPLES[host_platform()]}.pyc"
+        data.rename(data.with_name(f"_sysconfigdata__linux_{TRIPLES[target]}.pyc"))
         _finish(folder / "server", work, source, portable)
         shutil.rmtree(work)
 
-    inputs = {"native": key.digest, "python": other.digest, "zig": find_zig().version, "target": target}
+    inputs = {"native": key.digest, "python": other.digest, "zig": find_zig().version, "target": target, "adapted": 2}
     return entry(cache_root(), Key.of("server", format=_FORMAT, **inputs), build)
 
 
