@@ -54,8 +54,8 @@ def native(session: nox.Session) -> None:
 
 @nox.session
 def freeze(session: nox.Session) -> None:
-    """Freeze the server and the Python wrapper into one folder that needs no Python."""
-    step(session, "freeze")
+    """Freeze the server and the Python wrapper into one folder that needs no Python; -- --target T as above."""
+    step(session, "freeze", *options.split(session.posargs)[0])
 
 
 @nox.session(requires=["shells", "native", "freeze"])
@@ -209,9 +209,9 @@ def workflows(session: nox.Session) -> None:
 
 @nox.session
 def matrix(session: nox.Session) -> None:
-    """Build every platform's shells and natives on this machine and look at each; arm64's run under qemu."""
+    """Build every platform's programs on this machine and look at each; arm64's, its server too, run under qemu."""
     groups = ("run", "release", "test")
-    for module in ("shells", "native"):
+    for module in ("shells", "native", "freeze"):
         python(session, *groups, arguments=("-m", f"shell_tool_release.{module}", "--target", "all", "--keep-going"))
     python(session, *groups, arguments=("-m", "pytest", "-m", "matrix", *session.posargs))
 
@@ -244,10 +244,17 @@ def bench(session: nox.Session) -> None:
     python(session, "release", arguments=("-m", "bench", "--write", *session.posargs))
 
 
-@nox.session
+@nox.session(requires=["pack"])
 def roots(session: nox.Session) -> None:
+    """Try the package in Debian 11, 12, 13 and without glibc, as root and as a user (needs root and debootstrap)."""
+    groups = ("run", "release", "test", "publish")
+    python(session, *groups, arguments=("-m", "pytest", "-m", "roots", *options.split(session.posargs)[1]))
+
+
+@nox.session
+def fresh(session: nox.Session) -> None:
     """Run the README's first command as a new user in minimal Debian systems (needs root and debootstrap)."""
-    step(session, "roots", *session.posargs)
+    step(session, "fresh", *session.posargs)
 
 
 @nox.session

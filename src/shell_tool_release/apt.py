@@ -5,6 +5,7 @@ API::
     download_source(package=, suites=, wanted=, scratch=) -> SourcePackage
     newest_source(package=, suites=, scratch=, download=) -> Newest
     download_packages(names=, suite=, architecture=, scratch=) -> list[Path]
+    own_packages(names=, scratch=) -> list[Path]
 
 Debian's hosts come from apt's own configuration. Whoever calls checks the hashes of what comes back.
 Recipe: apt.conf(5) (Dir::State, Dir::Cache, Dir::Etc), sources.list(5) (deb822), apt-get(8) (--print-uris).
@@ -180,6 +181,20 @@ def download_packages(*, names: Sequence[str], suite: str, architecture: str, sc
         else:
             return sorted(apt.downloads.glob("*.deb"))
     raise SourceError("; ".join(dict.fromkeys(reasons)))
+
+
+def own_packages(*, names: Sequence[str], scratch: Path) -> list[Path]:
+    """Download packages as this machine would install them, from its own sources and verified as they say.
+
+    SourceError says why not.
+    """
+    if shutil.which("apt-get") is None:
+        message = "apt-get is not on this machine"
+        raise SourceError(message)
+    apt = _prepare(scratch)
+    apt.run("update", "-o", "APT::Update::Error-Mode=any")
+    apt.run("download", *names)
+    return sorted(apt.downloads.glob("*.deb"))
 
 
 def _prepare(folder: Path) -> _Apt:

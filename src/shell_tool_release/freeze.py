@@ -3,6 +3,7 @@
 API::
 
     freeze(workspace, target=None) -> Frozen    builds, or takes from the cache; this machine's platform by default
+    freezable(target) -> bool                   whether that can be done on this machine
     LEFT_OUT                                    modules that are left out beside the server's own list
 
 The project is built as a wheel; what is frozen is that wheel with the runtime dependencies, never the checkout.
@@ -33,6 +34,7 @@ from typing import TYPE_CHECKING
 
 from codex_shell_tool_mcp.server.excluded import EXCLUDED_MODULES
 from shell_tool_release import boot, elf, environments, licenses
+from shell_tool_release import options as choice
 from shell_tool_release.cache import Entry, Key, cache_root, entry, file_sha256
 from shell_tool_release.errors import BuildError, run_main
 from shell_tool_release.portable_python import GLIBC, TRIPLES, build_python
@@ -40,6 +42,8 @@ from shell_tool_release.toolchain import find_zig
 from shell_tool_release.workspace import find_workspace, host_platform
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from shell_tool_release.portable_python import PortablePython
     from shell_tool_release.workspace import Workspace
 
@@ -131,7 +135,7 @@ def freeze(workspace: Workspace, target: str | None = None) -> Frozen:
         BuildError: A step failed; the text shows the end of what it said.
     """
     host, wanted = host_platform(), target or host_platform()
-    if wanted != host and not (wanted in TRIPLES and host in TRIPLES):
+    if not freezable(wanted):
         raise BuildError(f"the server for {wanted} is frozen on such a machine, not on {host}")
     python = _machine_python(workspace) if host not in TRIPLES else _portable_python(workspace, host)
     with tempfile.TemporaryDirectory(prefix="wheel-") as folder:
@@ -152,6 +156,11 @@ def freeze(workspace: Workspace, target: str | None = None) -> Frozen:
         python=python.version,
         reused=found.reused,
     )
+
+
+def freezable(target: str) -> bool:
+    """Whether this machine can freeze a server for ``target``."""
+    return target == host_platform() or (target in TRIPLES and host_platform() in TRIPLES)
 
 
 def _machine_python(workspace: Workspace) -> _Interpreter:
@@ -381,11 +390,17 @@ def digest(folder: Path) -> str:
     return total.hexdigest()
 
 
-def main() -> None:
-    """Freeze and print where the bundle is."""
-    frozen = freeze(find_workspace())
-    how = "from the cache" if frozen.reused else "frozen"
-    sys.stdout.write(f"{frozen.server} ({how}), sha256 of all files {digest(frozen.server)}\n")
+def main(argv: Sequence[str] | None = None) -> None:
+    """Freeze for this machine's platform, or for those asked for, and print where the bundles are."""
+    arguments = choice.parser("freeze", __doc__).parse_args(argv)
+    workspace = find_workspace()
+    for target in choice.targets(arguments):
+        if not freezable(target):
+            sys.stdout.write(f"{target}: its server is frozen on a machine of its own kind\n")
+            continue
+        frozen = freeze(workspace, target)
+        how = "from the cache" if frozen.reused else "frozen"
+        sys.stdout.write(f"{frozen.server} ({how}), sha256 of all files {digest(frozen.server)}\n")
 
 
 if __name__ == "__main__":

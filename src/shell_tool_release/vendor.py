@@ -33,7 +33,7 @@ from shell_tool_release import options as choice
 from shell_tool_release.binaries import describe
 from shell_tool_release.cache import inputs
 from shell_tool_release.errors import BuildError, run_main
-from shell_tool_release.freeze import Frozen, freeze
+from shell_tool_release.freeze import Frozen, freezable, freeze
 from shell_tool_release.glibc import install_glibc
 from shell_tool_release.licenses import Component, read_components, write_component
 from shell_tool_release.native import NativeOptions, build_native, install_native
@@ -42,7 +42,7 @@ from shell_tool_release.shells import KINDS, BuiltShell, ShellOptions, build_she
 from shell_tool_release.sources import SourceOptions, bash_source
 from shell_tool_release.toolchain import Zig, find_zig
 from shell_tool_release.variants import load_variants, variants_for
-from shell_tool_release.workspace import find_workspace, host_platform
+from shell_tool_release.workspace import find_workspace
 from shell_tool_release.zsh_source import zsh_source
 
 if TYPE_CHECKING:
@@ -209,11 +209,6 @@ def read_builds(vendor: Path) -> dict[str, dict[str, object]]:
         message = f"{vendor} holds no platform's folder; run: ./run vendor"
         raise BuildError(message)
     return found
-
-
-def freezable(target: str) -> bool:
-    """Whether this machine can freeze a server for ``target``."""
-    return target == host_platform() or (target in TRIPLES and host_platform() in TRIPLES)
 
 
 def build_parts(workspace: Workspace, target: str, *, keep_going: bool = False) -> Parts:

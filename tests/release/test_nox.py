@@ -35,6 +35,7 @@ NAMES = {
     "fuzz",
     "soak",
     "roots",
+    "fresh",
     "wheels",
     "cibuildwheel",
     "evidence",

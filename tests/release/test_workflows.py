@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from release.conftest import cannot
-from shell_tool_release import github_release, handover, publish, publish_check, versions, workflows
+from shell_tool_release import github_release, handover, publish, publish_check, roots, versions, workflows
 from shell_tool_release.errors import BuildError
 from shell_tool_release.handover import write_sums
 from shell_tool_release.npm import TarMember, tarball
@@ -437,8 +437,21 @@ def test_ci_runs_the_readmes_test_command() -> None:
     script = (ROOT / ".ci" / "run").read_text()
     readme = (ROOT / "README.md").read_text()
     assert "\n./run tests\n" in readme
-    assert len(re.findall(r"\./run lint tests publish_check\b", script)) == 2, "as root and as a user"
+    assert re.findall('^steps="(.*)"$', script, re.MULTILINE) == ["lint tests publish_check suite"]
+    assert "\n    ./run $steps\n" in script, "as a user"
+    assert """'cd "$0" && ./run "$@"' "$checkout" $steps""" in script, "as one, from root"
     assert "export CODEX_TEST_MUST_WORK=1" in script
+
+
+def test_ci_tries_the_package_in_systems_of_their_own_last() -> None:
+    """As root and writing nothing into the user's checkout; systems that every machine with apt can make."""
+    script = (ROOT / ".ci" / "run").read_text()
+    assert script.rstrip().endswith('try_in_systems "$checkout"')
+    assert script.count("-m pytest -m roots") == 1
+    assert {"PYTHONDONTWRITEBYTECODE=1", "CODEX_TEST_MUST_WORK=1", "no:cacheprovider"} <= set(script.split())
+    chosen = [name for line in re.findall('systems="(.*?)"', script) for name in line.split(" or ")]
+    assert set(chosen) <= set(roots.USED)
+    assert "musl" in chosen
 
 
 @pytest.mark.parametrize("name", workflows.SCRIPTS)
