@@ -247,6 +247,7 @@ def _elsewhere(command: Sequence[str], scratch: Path, how: Circumstances, enviro
     _give(folder, f"{roots.UID}:{roots.UID}")
     system = roots.System(name=f"other-{how.suite}", suite=how.suite, packages=fresh.PACKAGES)
     root = roots.made(system, scratch / f"{how.name}.system.log")
+    roots.carry_configuration(root)  # again: what was installed there has certificates of its own
     variables = {
         **environ,
         **roots.carried_environment(),
