@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from codex_shell_tool_mcp.errors import PackageError, UsageError
+from codex_shell_tool_mcp.errors import PackageError, UsageError, on_one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -84,11 +84,15 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What came of a check; the package is as it was made if there are no ``differences``."""
+    """What came of a check; the package is as it was made if there are no ``differences``.
+
+    ``foreign`` are files that another Python compiled from the package's: only that one can tell what they hold.
+    """
 
     root: Path
     manifest: Manifest
     differences: tuple[Difference, ...]
+    foreign: tuple[str, ...] = ()
 
 
 @dataclass(kw_only=True)
@@ -150,18 +154,18 @@ def check(root: Path) -> Report:
     """Compare everything below ``root`` with the manifest there."""
     manifest = read_manifest(root / MANIFEST)
     found = _walk(root)
-    found.files.pop(str(MANIFEST), None)
+    foreign = tuple(sorted(path for path in _compiled(manifest, found) if not _readable(root / path)))
     differences = [
         *(Difference(path=path, what=what) for path, what in found.odd.items()),
         *_contents(root, manifest, found),
         *_modes(manifest, found),
         *_extra(root, manifest, found),
     ]
-    return Report(root=root, manifest=manifest, differences=tuple(sorted(differences)))
+    return Report(root=root, manifest=manifest, differences=tuple(sorted(differences)), foreign=foreign)
 
 
 def _walk(root: Path) -> _Found:
-    found = _Found()
+    found = _Found(folders={".": root.stat()})
     waiting = [""]
     while waiting:
         folder = waiting.pop()
@@ -207,24 +211,25 @@ def _content(path: Path, size: int, listed: Listed) -> str:
 
 def _modes(manifest: Manifest, found: _Found) -> Iterator[Difference]:
     """Each file's mode against what the installer's umask makes of the listed one; and what others could change."""
-    modes = {path: stat.S_IMODE(found.files[path].st_mode) for path in manifest.files if path in found.files}
-    umask = _umask(manifest, modes)
+    listed = {**{path: row.mode for path, row in manifest.files.items()}, str(MANIFEST): 0o644}
+    modes = {path: stat.S_IMODE(found.files[path].st_mode) for path in listed if path in found.files}
+    umask = _umask(listed, modes)
     for path, mode in modes.items():
-        wanted = (0o777 if manifest.files[path].mode == 0o755 else 0o666) & ~umask
+        wanted = (0o777 if listed[path] == 0o755 else 0o666) & ~umask
         if mode != wanted:
             yield Difference(path=path, what=f"has mode {mode:04o}, should be {wanted:04o}")
         elif mode & stat.S_IWOTH:
             yield Difference(path=path, what=f"has mode {mode:04o}: every user may change it")
     for path, status in found.folders.items():
         mode = stat.S_IMODE(status.st_mode)
-        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        if mode & stat.S_IWOTH:
             yield Difference(path=path, what=f"is a folder with mode {mode:04o}: every user may change what is in it")
 
 
-def _umask(manifest: Manifest, modes: Mapping[str, int]) -> int:
+def _umask(listed: Mapping[str, int], modes: Mapping[str, int]) -> int:
     """The installer's umask: the bits most files lack. Read and write from all files, execute from the executable."""
     plain = Counter(0o666 & ~mode for mode in modes.values())
-    execute = Counter(0o111 & ~mode for path, mode in modes.items() if manifest.files[path].mode == 0o755)
+    execute = Counter(0o111 & ~mode for path, mode in modes.items() if listed[path] == 0o755)
     # On a tie the usual one: a package of two files says too little.
     chosen = [
         max(votes, key=lambda bits: (votes[bits], bits == 0o022 & mask), default=0)
@@ -235,12 +240,19 @@ def _umask(manifest: Manifest, modes: Mapping[str, int]) -> int:
 
 
 def _extra(root: Path, manifest: Manifest, found: _Found) -> Iterator[Difference]:
-    for path in found.files.keys() - manifest.files.keys():
-        source = _source_of(path)
-        if source is None or source not in manifest.files:
+    compiled = _compiled(manifest, found)
+    for path in found.files.keys() - manifest.files.keys() - {str(MANIFEST)}:
+        source = compiled.get(path)
+        if source is None:
             yield Difference(path=path, what="is not part of the package")
-        elif not _compiled_from(root / path, root / source):
+        elif _readable(root / path) and not _compiled_from(root / path, root / source):
             yield Difference(path=path, what=f"is not what {PurePosixPath(source).name} compiles to")
+
+
+def _compiled(manifest: Manifest, found: _Found) -> dict[str, str]:
+    """What an installer or Python compiled from files of the package: its path → theirs."""
+    sources = {path: _source_of(path) for path in found.files.keys() - manifest.files.keys()}
+    return {path: source for path, source in sources.items() if source is not None and source in manifest.files}
 
 
 def _source_of(path: str) -> str | None:
@@ -251,12 +263,23 @@ def _source_of(path: str) -> str | None:
         return None
 
 
+def _readable(compiled: Path) -> bool:
+    """Whether this Python would run what was compiled there; another one's form is not known to it."""
+    try:
+        with compiled.open("rb") as stream:
+            return stream.read(4) == importlib.util.MAGIC_NUMBER or not _names_another_python(compiled.name)
+    except OSError:
+        return True
+
+
+def _names_another_python(name: str) -> bool:
+    return f".{sys.implementation.cache_tag}." not in name
+
+
 def _compiled_from(compiled: Path, source: Path) -> bool:
-    """Whether what this Python would run instead of ``source`` is the same code; another Python's is not looked at."""
+    """Whether what this Python would run instead of ``source`` is the same code."""
     try:
         data = compiled.read_bytes()
-        if data[:4] != importlib.util.MAGIC_NUMBER:
-            return True
         level = re.search(r"\.opt-([12])\.pyc$", compiled.name)
         wanted = compile(
             source.read_bytes(), str(source), "exec", dont_inherit=True, optimize=int(level[1]) if level else 0
@@ -267,14 +290,21 @@ def _compiled_from(compiled: Path, source: Path) -> bool:
 
 
 def describe(report: Report) -> str:
-    """The report as lines for a reader."""
+    """The report as lines for a reader; names are others' words, and may hold what moves a cursor."""
     files, different = len(report.manifest.files), len(report.differences)
-    head = f"{report.root}: version {report.manifest.version}, {files} files"
-    if not different:
-        return f"{head}, all as they were made"
-    lines = [f"{head}, {different} {'difference' if different == 1 else 'differences'}:"]
-    lines += [f"  {difference.path} {difference.what}" for difference in report.differences]
-    return "\n".join([*lines, "Install the package again, and find out what changed it."])
+    head = on_one_line(f"{report.root}: version {report.manifest.version}, {files} files")
+    lines = [f"{head}, all as they were made"]
+    if different:
+        lines = [f"{head}, {different} {'difference' if different == 1 else 'differences'}:"]
+        lines += [on_one_line(f"  {difference.path} {difference.what}") for difference in report.differences]
+        lines += ["Install the package again, and find out what changed it."]
+    if report.foreign:
+        count = f"{len(report.foreign)} {'file' if len(report.foreign) == 1 else 'files'}"
+        lines += [
+            f"Not looked at, since another Python compiled and runs them: {count}, {on_one_line(report.foreign[0])}"
+        ]
+        lines += ["Delete them (they are made again), or run that Python's verify."]
+    return "\n".join(lines)
 
 
 def own_package(*, frozen: bool) -> Path:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 LOCK_FILE = Path(__file__).with_name("data") / "glibc.lock.toml"
 
-_FORMAT = 1  # part of the key: raise when what is taken from the packages changes
+_FORMAT = 2  # part of the key: raise when what is taken from the packages changes
 
 _LIBRARIES = ("libc.so.6", "libdl.so.2", "libm.so.6", "libpthread.so.0", "librt.so.1", "libutil.so.1", "libgcc_s.so.1")
 """What a bundle may need, beside the loader: ``elf.check`` lets nothing else through."""
@@ -174,8 +174,24 @@ def _write_licenses(target: Path, lock: Mapping[str, Any], contents: Mapping[str
         texts = {
             "copyright": _content(contents, f"usr/share/doc/{package}/copyright"),
             text: _content(contents, f"{common}/{text}"),
+            "SOURCE.md": source_offer(name, source, version, lock["suite"]).encode(),
         }
         write_component(target, component, texts)
+
+
+def source_offer(name: str, package: str, version: str, suite: str) -> str:
+    """Where the complete source of a library in ``glibc/`` is (LGPL-2.1, section 4; GPL-3, section 6)."""
+    return f"""# The source of the {name} in this package
+
+The files of it in `glibc/` are Debian's own, unchanged. Their complete corresponding source is Debian's source package
+`{package}`, version `{version}` (of Debian's release {suite}): Debian hands it out, at no charge, beside the programs,
+and keeps every version it ever had in its archive of snapshots:
+
+    apt-get source {package}={version}
+
+Who cannot get it there may ask for it through this project's page; it is sent for three years after the release that
+the package is of, for no more than it costs to send. A changed library in the place of one in `glibc/` is used.
+"""
 
 
 def main() -> None:

@@ -21,16 +21,21 @@ import sysconfig
 from dataclasses import asdict, dataclass
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shell_tool_release.errors import BuildError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 _OURS = "codex-shell-tool-mcp"
 _TEXT = re.compile(r"(licen[cs]e|copying|notice|copyright)", re.IGNORECASE)
 _INDEX = "component.json"
+
+COMPILED_IN = "compiled-in.txt"
+"""The text that lists what is part of a distribution's library, where the distribution says so."""
+
+_COMPILED_IN = "What is compiled into it, with its licence, as its own bill of materials says:"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +132,13 @@ def _installed_path(member: Member) -> str:
 
 def _write_distribution(target: Path, distribution: Distribution) -> None:
     metadata = distribution.metadata
-    named = [file for file in distribution.files or () if ".dist-info" in file.parts[0] and _TEXT.search(file.name)]
+    files = [file for file in distribution.files or () if ".dist-info" in file.parts[0]]
+    named = [file for file in files if _TEXT.search(file.name)]
     texts = {_flat(file.parts): Path(str(distribution.locate_file(file))).read_bytes() for file in named}
+    bills = [file for file in files if "sboms" in file.parts and file.suffix == ".json"]
+    documents = [json.loads(Path(str(distribution.locate_file(file))).read_bytes()) for file in bills]
+    if rows := sorted({row for document in documents for row in _compiled_in(document)}):
+        texts[COMPILED_IN] = "\n".join([_COMPILED_IN, "", *rows, ""]).encode()
     stated = [field for name in ("License-Expression", "License") for field in metadata.get_all(name) or ()]
     component = Component(
         name=metadata["Name"],
@@ -137,6 +147,14 @@ def _write_distribution(target: Path, distribution: Distribution) -> None:
         note="the loader of the frozen programs" if metadata["Name"].lower() == "pyinstaller" else "",
     )
     write_component(target, component, texts)
+
+
+def _compiled_in(bill: Mapping[str, Any]) -> Iterator[str]:
+    """Name, version and licence of each component of a CycloneDX bill (the form of PEP 770)."""
+    for part in bill.get("components", ()):
+        stated = part.get("licenses") or [{}]
+        words = [one.get("expression") or one.get("license", {}).get("id", "no licence stated") for one in stated]
+        yield f"{part['name']} {part.get('version', 'without version')}: {', '.join(words)}"
 
 
 def _flat(parts: Sequence[str]) -> str:

@@ -45,7 +45,7 @@ GLIBC = (2, 17)
 
 TRIPLES = {"linux-x64": "x86_64-linux-gnu", "linux-arm64": "aarch64-linux-gnu"}
 
-_FORMAT = 1  # part of the key: raise when what a build leaves behind changes
+_FORMAT = 2  # part of the key: raise when what a build leaves behind changes
 
 _LEFT_OUT = (
     *(
@@ -96,6 +96,9 @@ _LDFLAGS = (
     # Else each call between two files of libpython goes through a table that the loader fills: a fifth of the time.
     "-Wl,-Bsymbolic",
 )
+
+_MORE_LICENSES = {"cpython": ("Doc/license.rst",)}
+"""What CPython's own text leaves out: notices of others' code that is part of it (libmpdec, mimalloc, HACL*, …)."""
 
 _ZLIB = tuple(
     f"{name}.c"
@@ -411,8 +414,9 @@ def _write_licenses(build: _Build, target: Path) -> None:
     for name, (words, folder, note) in shipped.items():
         archive = build.archives[name]
         component = Component(name=words, version=archive.version, license=archive.license, note=note)
-        text = (build.work / folder / archive.license_file).read_bytes()
-        write_component(target, component, {archive.license_file: text})
+        names = [archive.license_file, *_MORE_LICENSES.get(name, ())]
+        texts = {Path(text).name: (build.work / folder / text).read_bytes() for text in names}
+        write_component(target, component, texts)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
+import io
 import json
 import os
 import re
@@ -34,9 +35,10 @@ import tarfile
 import tempfile
 import threading
 import time
+import zlib
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -155,21 +157,21 @@ def offer(path: Path, sha256: str, release_tag: str) -> Offer:
         raise RefusedError(f"the tag {release_tag!r} is neither vX.Y.Z nor vX.Y.Z-alpha.N; nothing is published for it")
     if path.name != f"{NAME}-npm-{version}.tgz":
         raise RefusedError(f"{path.name} does not belong to the tag {release_tag}")
-    _check_package_json(_package_json(path), version)
+    _check_package_json(_package_json(path.name, data), version)
     return Offer(file=path.name, data=data, version=version, tag=tag)
 
 
-def _package_json(path: Path) -> dict[str, Any]:
-    """npm reads the last entry of that name; two of them would be one for us and one for npm."""
+def _package_json(name: str, data: bytes) -> dict[str, Any]:
+    """npm drops the top folder, whatever its name, and reads the last entry: two would be one for us, one for npm."""
     try:
-        with tarfile.open(path, "r:gz") as archive:
-            found = [member for member in archive if member.name == "package/package.json"]
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
+            found = [member for member in archive if PurePosixPath(member.name).parts[1:] == ("package.json",)]
             stream = archive.extractfile(found[0]) if len(found) == 1 else None
             document = json.loads(stream.read()) if stream else None
-    except (tarfile.TarError, EOFError, ValueError, OSError) as error:
-        raise RefusedError(f"{path.name} cannot be read as a package: {error}") from error
+    except (tarfile.TarError, zlib.error, EOFError, ValueError, OSError) as error:
+        raise RefusedError(f"{name} cannot be read as a package: {error}") from error
     if not isinstance(document, dict):
-        raise RefusedError(f"{path.name} holds no single package/package.json")
+        raise RefusedError(f"{name} holds no single package.json")
     return document
 
 
@@ -178,7 +180,7 @@ def _check_package_json(document: Mapping[str, Any], version: str) -> None:
     if said != (NAME, version):
         raise RefusedError(f"the package calls itself {said[0]}@{said[1]}, the tag says {NAME}@{version}")
     # npm takes where to publish to, and as what, from here; a package that runs scripts is not what was tested.
-    if set(document.get("publishConfig", {})) - {"access"} or "scripts" in document or document.get("private"):
+    if set(document.get("publishConfig") or {}) - {"access"} or "scripts" in document or document.get("private"):
         raise RefusedError("package.json has scripts, is private, or says where to publish to; it must not")
 
 

@@ -7,8 +7,8 @@ API::
     description(report) -> str                    the text of the pull request
 
 Bash's official patches are locked here: their tree is computed from every place that can be reached; all must agree.
-CPython's and zsh's newer releases are told, with the hash of their archive, and locked by a person: a release changes
-what configure asks and what our patch touches, which no hash can say.
+So are CPython's patch releases, and zsh's releases if our patch fits them exactly; one that it does not fit is told,
+and waits for a person. The sessions that are run again say whether what is locked is built and does what it should.
 
 Dependencies are resolved by uv for every platform at once. What ``pyproject.toml`` pins with ``==`` stays.
 """
@@ -27,15 +27,22 @@ import tomllib
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import requests
 from packaging.markers import Marker
 
-from shell_tool_release import apt, environments
+from shell_tool_release import apt, environments, releases
 from shell_tool_release.download import CONNECT_SECONDS, READ_SECONDS
-from shell_tool_release.errors import BuildError, PrerequisiteError, ReleaseError, SourceError, run_main
-from shell_tool_release.lock import LOCK_FILE, load_lock
+from shell_tool_release.errors import (
+    BuildError,
+    PatchError,
+    PrerequisiteError,
+    ReleaseError,
+    SourceError,
+    run_main,
+)
+from shell_tool_release.lock import LOCK_FILE, load_lock, load_zsh_lock
 from shell_tool_release.places import Delivery
 from shell_tool_release.sources import tree_digest, unpack
 from shell_tool_release.workspace import find_workspace
@@ -50,14 +57,12 @@ LOCKS = environments.LOCKS
 
 SUITES: Mapping[str, tuple[str, ...]] = {
     "bash": ("release", "tests", "suite"),
+    "zsh": ("release", "tests", "suite_zsh"),
+    "cpython": ("release", "tests"),
     "dependency": ("lint", "release", "tests"),
 }
 """What must hold again after a change of a part: sessions of ./run."""
 
-_OTHER_LOCKS = {"cpython": "python.lock.toml", "zsh": "sources.lock.toml"}
-"""Parts that are told about only: name of the table → the lock file it stands in, beside bash's."""
-
-_VERSION = re.compile(r"_(\d[^_]*?)\.orig\.tar\.")
 _LARGEST_STEP = 40
 """More new patches than this at once are a mistake of ours."""
 
@@ -117,7 +122,8 @@ def refresh(workspace: Workspace, *, apply: bool) -> Report:
     changes: list[Change] = []
     looks: dict[str, Callable[[Path], Iterable[Change]]] = {
         "bash": lambda scratch: bash_changes(load_lock(), scratch, apply=apply),
-        **{name: lambda scratch, name=name: told(name, scratch) for name in _OTHER_LOCKS},  # type: ignore[misc]
+        "cpython": lambda scratch: cpython_changes(scratch, apply=apply),
+        "zsh": lambda scratch: zsh_changes(workspace, scratch, apply=apply),
         "dependencies": lambda _: lock_dependencies(workspace, upgrade=True, apply=apply),
     }
     for name, look in looks.items():
@@ -272,27 +278,38 @@ def subject(patch: bytes) -> str:
     return " ".join(found[1].replace("# DP:", " ").split())[:200] if found else "(it describes itself nowhere)"
 
 
-def told(name: str, scratch: Path) -> list[Change]:
-    """Whether Debian's index has a newer release of what is locked in table ``name``; nothing is changed."""
-    path = LOCK_FILE.with_name(_OTHER_LOCKS[name])
-    table = tomllib.loads(path.read_text(encoding="utf-8")).get(name, {}) if path.is_file() else {}
-    if not table:
+def cpython_changes(scratch: Path, *, apply: bool) -> list[Change]:
+    """A newer patch release of the CPython that is frozen, locked if ``apply``; SourceError when Debian cannot say."""
+    found = releases.newer("cpython", scratch)
+    if found is None:
         return []
-    debian: Any = table["debian"]
-    package, suites = (debian, table["suites"]) if isinstance(debian, str) else (debian["package"], debian["suites"])
-    found = apt.newest_source(package=package, suites=["sid", *suites], scratch=scratch / f"apt-{name}", download=False)
-    archive, sha256 = next(
-        (file, sha256) for file, sha256 in found.listed.items() if ".orig.tar." in file and file.endswith("z")
-    )
-    version = _VERSION.search(archive)
-    if version is None or _numbers(version[1]) <= _numbers(table["version"]):
-        return []
-    notes = f"  - `{archive}`, SHA-256 `{sha256}`, in Debian's {found.suite}; {path.name} is changed by a person"
-    return [Change(part=name, name=name, before=table["version"], after=version[1], notes=notes, locked=False)]
+    _lock_release("cpython", found, "", apply=apply)
+    return [_release_change("cpython", found, "")]
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(map(int, re.findall(r"\d+", version)))
+def zsh_changes(workspace: Workspace, scratch: Path, *, apply: bool) -> list[Change]:
+    """A newer zsh, locked if ``apply`` and our patch fits it exactly, else told with what does not fit."""
+    found = releases.newer("zsh", scratch)
+    if found is None:
+        return []
+    try:
+        tree = releases.zsh_tree(found, workspace.zsh_patch, load_zsh_lock(), scratch)
+    except PatchError as error:
+        return [_release_change("zsh", found, f"; {workspace.zsh_patch.name} does not fit it: {error}", locked=False)]
+    _lock_release("zsh", found, tree, apply=apply)
+    return [_release_change("zsh", found, "")]
+
+
+def _lock_release(name: str, found: releases.Release, tree: str, *, apply: bool) -> None:
+    path = releases.FILES[name]
+    text = releases.relocked(name, path.read_text(encoding="utf-8"), found, tree)
+    if apply:
+        path.write_text(text, encoding="utf-8")
+
+
+def _release_change(name: str, found: releases.Release, note: str, *, locked: bool = True) -> Change:
+    notes = f"  - `{found.archive.name}`, SHA-256 `{found.sha256}`, in Debian's {found.suite}{note}"
+    return Change(part=name, name=name, before=found.before, after=found.version, notes=notes, locked=locked)
 
 
 def lock_dependencies(workspace: Workspace, *, upgrade: bool, apply: bool) -> list[Change]:
@@ -370,7 +387,7 @@ def _compiled(wanted: Sequence[str], constraints: Path | None, *, hashes: bool) 
     if not program.is_file():
         raise PrerequisiteError(f"uv is not beside {sys.executable}; run: ./run refresh, which installs it")
     command = [str(program), "pip", "compile", "--universal", "--python-version", "3.11", "--no-header", "--quiet"]
-    command += ["--no-annotate", *(["--generate-hashes"] if hashes else [])]
+    command += ["--no-annotate", "--only-binary", ":all:", *(["--generate-hashes"] if hashes else [])]
     command += ["--constraint", str(constraints)] if constraints else []
     done = subprocess.run([*command, "-"], input="\n".join(wanted), capture_output=True, text=True, check=False)
     if done.returncode:
@@ -427,6 +444,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "description.md").write_text(description(report), encoding="utf-8")
     (folder / "sessions.json").write_text(json.dumps(report.sessions) + "\n", encoding="utf-8")
+    # For the workflow: also what could only be told is worth a pull request.
+    (folder / "changed").write_text(f"{str(bool(report.changes)).lower()}\n", encoding="utf-8")
     sys.stdout.write(description(report))
 
 

@@ -128,7 +128,7 @@ def write_zsh_license(target: Path, source: SourceTree) -> None:
     component = Component(
         name="zsh",
         version=source.version,
-        license="MIT-Modern-Variant",
+        license="MIT-Modern-Variant AND GPL-3.0-or-later",
         note=(
             f"source: zsh-{source.version}, the project's release; linked with GNU bash's termcap library, which is "
             "under GPL-3.0-or-later; our change: patches/zsh-exec-wrapper.patch in this package"

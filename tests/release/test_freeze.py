@@ -122,6 +122,45 @@ def test_every_shipped_distribution_has_its_text(frozen: Frozen) -> None:
     assert ("pyinstaller" in names) == (sys.platform == "darwin"), "on Linux its boot program is not shipped"
 
 
+def test_notices_of_what_is_compiled_in_are_there(frozen: Frozen) -> None:
+    """CPython holds code of others whose licences want their notice; wheels of Rust name their crates."""
+    if sys.platform == "linux":
+        words = (frozen.licenses / "CPython" / "license.rst").read_text()
+        assert {"libmpdec", "mimalloc", "SipHash24", "strtod and dtoa"} <= set(words.splitlines())
+    for part, crate in (("pydantic_core", "regex"), ("starlark-pyo3", "starlark")):
+        lines = (frozen.licenses / part / licenses.COMPILED_IN).read_text().splitlines()
+        assert any(line.startswith(f"{crate} ") and line.count(": ") == 1 for line in lines[2:]), part
+        assert len(lines) > 50
+
+
+def test_a_distributions_bill_becomes_a_text(tmp_path: Path) -> None:
+    """Names, versions and licences, sorted, each once, whatever form the licence has."""
+    bill = {
+        "components": [
+            {"name": "b", "version": "1", "licenses": [{"expression": "MIT OR Apache-2.0"}]},
+            {"name": "a", "version": "2", "licenses": [{"license": {"id": "Zlib"}}]},
+            {"name": "a", "version": "2", "licenses": [{"license": {"id": "Zlib"}}]},
+            {"name": "c"},
+        ]
+    }
+    files = {"METADATA": "Metadata-Version: 2.4\nName: thing\nVersion: 1\nLicense-Expression: MIT\n"}
+    files |= {"licenses/LICENSE": "words", "sboms/thing.cyclonedx.json": json.dumps(bill)}
+    for name, text in files.items():
+        (tmp_path / "site" / "thing-1.dist-info" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "site" / "thing-1.dist-info" / name).write_text(text)
+    (tmp_path / "site" / "thing.py").touch()
+    record = [f"thing-1.dist-info/{name},," for name in (*files, "RECORD")]
+    (tmp_path / "site" / "thing-1.dist-info" / "RECORD").write_text("\n".join([*record, "thing.py,,"]))
+    member = Member(name="thing.pyc", source=str(tmp_path / "site" / "thing.py"))
+    (tmp_path / "of-python").mkdir()
+    place = {"site_packages": tmp_path / "site", "target": tmp_path / "texts"}
+    licenses.collect([member], portable=(tmp_path / "python", tmp_path / "of-python"), **place)
+    (part,) = read_components(tmp_path / "texts")
+    assert part.files == ("LICENSE", licenses.COMPILED_IN)
+    lines = (tmp_path / "texts" / "thing" / licenses.COMPILED_IN).read_text().splitlines()
+    assert lines[2:] == ["a 2: Zlib", "b 1: MIT OR Apache-2.0", "c without version: no licence stated"]
+
+
 def test_a_part_without_a_text_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"no licence text found for thing 1"):
         write_component(tmp_path, Component(name="thing", version="1", license="MIT"), {})

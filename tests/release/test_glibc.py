@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from typing import TYPE_CHECKING
@@ -48,8 +49,11 @@ def test_licences_say_where_the_source_is(target: str) -> None:
     parts = {part.name: part for part in read_components(shipped_glibc(target).licenses)}
     assert set(parts) == {"GNU C Library", "libgcc"}
     for part, text in (("GNU C Library", "LGPL-2.1"), ("libgcc", "GPL-3")):
-        assert {"copyright", text} == {*parts[part].files}
+        assert {"copyright", text, "SOURCE.md"} == {*parts[part].files}
         assert parts[part].version in parts[part].note
+        offer = (shipped_glibc(target).licenses / parts[part].folder / "SOURCE.md").read_text()
+        assert re.search(rf"^    apt-get source (glibc|gcc-12)={re.escape(parts[part].version)}$", offer, re.MULTILINE)
+        assert "three years" in offer
     words = (shipped_glibc(target).licenses / "GNU-C-Library" / "LGPL-2.1").read_text()
     assert "GNU LESSER GENERAL PUBLIC LICENSE" in words
 

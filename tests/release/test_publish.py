@@ -232,7 +232,14 @@ def test_a_package_of_another_name_or_nature_is_refused(tmp_path: Path, more: di
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"no archive", tarball([]), tarball([TarMember(name="package.json", data=b"[]")])]
+    "data",
+    [
+        b"",
+        b"no archive",
+        tarball([])[:-200] + bytes(200),
+        tarball([]),
+        tarball([TarMember(name="package.json", data=b"[]")]),
+    ],
 )
 def test_what_is_no_package_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / f"{publish.NAME}-npm-1.2.3.tgz"
@@ -241,16 +248,31 @@ def test_what_is_no_package_is_refused(tmp_path: Path, data: bytes) -> None:
         offer(path, _sha256(path), "v1.2.3")
 
 
-def test_two_package_jsons_are_refused(tmp_path: Path) -> None:
-    """npm would take the last one, this script the first."""
+def test_the_bytes_that_were_hashed_are_the_ones_that_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is read once: one that is swapped right after is neither looked at nor sent."""
+    path = _package(tmp_path)
+    built, read = _sha256(path), Path.read_bytes
+
+    def swap(asked: Path) -> bytes:
+        data = read(asked)
+        asked.write_bytes(b"swapped")
+        return data
+
+    monkeypatch.setattr(Path, "read_bytes", swap)
+    assert offer(path, built, "v1.2.3").version == "1.2.3"
+
+
+@pytest.mark.parametrize("names", [("package", "package"), ("package", "other"), ("./package", "x")])
+def test_two_package_jsons_are_refused(tmp_path: Path, names: tuple[str, str]) -> None:
+    """npm would take the last one, this script the first; npm takes away the top folder, whatever its name."""
     path = tmp_path / f"{publish.NAME}-npm-1.2.3.tgz"
     with tarfile.open(path, "w:gz") as archive:
-        for version in ("1.2.3", "6.6.6"):
+        for top, version in zip(names, ("1.2.3", "6.6.6"), strict=True):
             data = json.dumps({"name": publish.NAME, "version": version}).encode()
-            header = tarfile.TarInfo("package/package.json")
+            header = tarfile.TarInfo(f"{top}/package.json")
             header.size = len(data)
             archive.addfile(header, io.BytesIO(data))
-    with pytest.raises(RefusedError, match="holds no single package/package"):
+    with pytest.raises(RefusedError, match="holds no single package"):
         offer(path, _sha256(path), "v1.2.3")
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tomllib
 from typing import TYPE_CHECKING
 
 import pytest
+from packaging.licenses import canonicalize_license_expression
 
 from shell_tool_release import manifest
 from shell_tool_release.binaries import describe
@@ -83,6 +85,26 @@ def test_licences_name_where_bashs_source_is(platform: Path) -> None:
     for part in components.values():
         for name in part.files:
             assert (platform / "licenses" / part.folder / name).stat().st_size > 100
+
+
+def _identifiers(expression: str) -> set[str]:
+    """The licences an SPDX expression names, with their exceptions."""
+    canonical = canonicalize_license_expression(expression)
+    assert " OR " not in canonical, "who gets the package must keep to all of them"
+    return set(canonical.split(" AND "))
+
+
+def test_the_packages_licence_names_all_that_is_in_it(platform: Path, workspace: Workspace) -> None:
+    """The npm package's as npm shows it; a wheel's, which holds shells and natives alone."""
+    parts = {part.name: part.license for part in read_components(platform / "licenses")}
+    # A linking exception that has no name of its own; the licence itself is libc's too.
+    del parts["glibc start files"]
+    stated = json.loads((workspace.root / "packaging" / "npm" / "package.json").read_text())["license"]
+    wanted = {"Apache-2.0"}.union(*map(_identifiers, parts.values()))
+    assert _identifiers(stated) == wanted
+    project = tomllib.loads((workspace.root / "pyproject.toml").read_text())["project"]["license"]
+    in_wheels = {name: parts[name] for name in ("GNU bash", "zsh", "musl", "zig run-time library")}
+    assert _identifiers(project) == {"Apache-2.0"}.union(*map(_identifiers, in_wheels.values()))
 
 
 def test_the_build_is_recorded(platform: Path) -> None:

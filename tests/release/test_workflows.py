@@ -496,15 +496,80 @@ def test_what_any_of_them_finds_fails_the_check(tmp_path: Path) -> None:
 
 
 def test_what_refreshes_runs_no_new_code_with_the_right_to_write() -> None:
-    """The job that runs what was just found may write nothing; the one that writes applies changes of two folders."""
-    path = REFRESH
-    assert set(_jobs(path)["look"]["permissions"].values()) == {"read"}
-    steps = [step["run"] for step in _jobs(path)["propose"]["steps"] if "run" in step]
+    """The job that runs what was just found may write nothing; the one that writes runs nothing of the checkout."""
+    assert set(_jobs(REFRESH)["look"]["permissions"].values()) == {"read"}
+    steps = [step["run"] for step in _jobs(REFRESH)["propose"]["steps"] if "run" in step]
     assert len(steps) == 1
     assert "./run" not in steps[0]
-    assert re.findall(r"--include='([^']+)'", steps[0]) == ["packaging/*", "src/shell_tool_release/data/*"]
     assert steps[0].index("sha256sum --check --strict") < steps[0].index("git apply")
-    assert _triggers(path)["schedule"]
+    assert _triggers(REFRESH)["schedule"]
+    names = [step.get("name", "") for step in _jobs(REFRESH)["look"]["steps"]]
+    assert names.index("Look") < names.index("Run again what matters for it"), "the patch is named before new code runs"
+
+
+def _git(folder: Path, *words: str) -> str:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main"]
+    done = subprocess.run(["git", "-C", folder, *identity, *words], check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+@pytest.fixture
+def proposal(tmp_path: Path) -> Path:
+    """A checkout of the job that proposes: a locked file, one that must not be changed, and gh that does nothing."""
+    checkout = tmp_path / "checkout"
+    for name in ("packaging/constraints.txt", "packaging/locks/run.txt", "packaging/build_hook.py", "run"):
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).write_text("old\n")
+    (checkout / "src/shell_tool_release/data").mkdir(parents=True)
+    (checkout / "src/shell_tool_release/data/python.lock.toml").write_text("old\n")
+    (checkout / "bin").mkdir()
+    (checkout / "bin" / "gh").write_text("#!/bin/sh\nexit 0\n")
+    (checkout / "bin" / "gh").chmod(0o755)
+    (checkout / ".gitignore").write_text("/bin/\n/refresh/\n")
+    _git(tmp_path, "init", "--quiet", "--bare", "origin.git")
+    _git(checkout, "init", "--quiet")
+    _git(checkout, "add", ".")
+    _git(checkout, "commit", "--quiet", "-m", "x")
+    _git(checkout, "remote", "add", "origin", str(tmp_path / "origin.git"))
+    return checkout
+
+
+def _propose(checkout: Path, changed: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+    """Run the script with a patch of ``changed``."""
+    for name in changed:
+        (checkout / name).write_text("new\n")
+    (checkout / "refresh").mkdir()
+    patch = checkout / "refresh" / "changes.patch"
+    patch.write_text(_git(checkout, "diff", "--binary"))
+    _git(checkout, "checkout", "--quiet", "--", ".")
+    (checkout / "refresh" / "description.md").write_text("news\n")
+    told = {"PATCH_SHA256": hashlib.sha256(patch.read_bytes()).hexdigest(), "BASE": "main", "HOME": str(checkout)}
+    return _bash(_step(REFRESH, "propose", "git apply")["run"], checkout, told)
+
+
+def test_only_locks_are_proposed(proposal: Path) -> None:
+    """Whatever else the job that ran new code has changed."""
+    locks = ("packaging/constraints.txt", "packaging/locks/run.txt", "src/shell_tool_release/data/python.lock.toml")
+    done = _propose(proposal, (*locks, "packaging/build_hook.py", "run"))
+    assert done.returncode == 0, done.stderr
+    pushed = _git(proposal.parent / "origin.git", "diff", "--name-only", "refresh~1", "refresh")
+    assert pushed.splitlines() == sorted(locks)
+
+
+def test_what_could_only_be_told_is_proposed_without_a_change(proposal: Path) -> None:
+    done = _propose(proposal, ())
+    assert done.returncode == 0, done.stderr
+    assert _git(proposal.parent / "origin.git", "diff", "--name-only", "refresh~1", "refresh") == ""
+
+
+def test_a_swapped_patch_is_not_proposed(proposal: Path) -> None:
+    (proposal / "bin" / "sha256sum").write_text(
+        "#!/bin/sh\necho swapped >>refresh/changes.patch\nexec /usr/bin/sha256sum $*\n"
+    )
+    (proposal / "bin" / "sha256sum").chmod(0o755)
+    done = _propose(proposal, ("packaging/constraints.txt",))
+    assert done.returncode != 0
+    assert _git(proposal.parent / "origin.git", "branch", "--list") == ""
 
 
 def test_a_release_is_built_again_and_compared_on_every_platform() -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import py_compile
 import socket
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,13 @@ def _differences(root: Path) -> dict[str, str]:
     return {difference.path: difference.what for difference in verify.check(root).differences}
 
 
+def _chmod(root: Path, programs: int, others: int) -> None:
+    """The modes that an installer gives to all files."""
+    for path, (_, mode) in CONTENT.items():
+        (root / path).chmod(programs if mode == 0o755 else others)
+    (root / "vendor" / "MANIFEST.json").chmod(others)
+
+
 def _flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -98,8 +106,7 @@ def test_a_changed_mode_of_another_file_is_named(mode: int, root: Path) -> None:
 
 @pytest.mark.parametrize("umask", [0o022, 0o002, 0o077, 0o027])
 def test_an_installers_umask_is_no_difference(umask: int, root: Path) -> None:
-    for path, (_, mode) in CONTENT.items():
-        (root / path).chmod((0o777 if mode == 0o755 else 0o666) & ~umask)
+    _chmod(root, 0o777 & ~umask, 0o666 & ~umask)
     assert _differences(root) == {}
     (root / BASH).chmod(0o777 & ~umask & ~0o111)
     assert list(_differences(root)) == [BASH]
@@ -107,18 +114,48 @@ def test_an_installers_umask_is_no_difference(umask: int, root: Path) -> None:
 
 def test_pips_modes_are_no_difference(root: Path) -> None:
     """It always gives programs all three execute bits, whatever the umask."""
-    for path, (_, mode) in CONTENT.items():
-        (root / path).chmod(0o711 if mode == 0o755 else 0o600)
+    _chmod(root, 0o711, 0o600)
     assert _differences(root) == {}
 
 
 def test_a_package_that_everybody_may_change_is_named(root: Path) -> None:
-    for path, (_, mode) in CONTENT.items():
-        (root / path).chmod(0o777 if mode == 0o755 else 0o666)
+    _chmod(root, 0o777, 0o666)
     (root / "vendor").chmod(0o777)
     found = _differences(root)
-    assert set(found) == {*CONTENT, "vendor"}
+    assert set(found) == {*CONTENT, "vendor", "vendor/MANIFEST.json"}
     assert found["vendor"] == "is a folder with mode 0777: every user may change what is in it"
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o755, 0o600])
+def test_the_manifests_own_mode_is_compared(mode: int, root: Path) -> None:
+    (root / "vendor" / "MANIFEST.json").chmod(mode)
+    assert _differences(root) == {"vendor/MANIFEST.json": f"has mode {mode:04o}, should be 0644"}
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777])
+@pytest.mark.parametrize("path", [".", "vendor/linux-x64"])
+def test_a_folder_that_everybody_may_write_to_is_named(path: str, mode: int, root: Path) -> None:
+    """Also the package's own, and one in which users may not delete each other's files: they may add some."""
+    (root / path).chmod(mode)
+    what = f"is a folder with mode {mode:04o}: every user may change what is in it"
+    assert _differences(root) == {path: what}
+
+
+@pytest.mark.parametrize("name", [b"\xff", b"x\x1b[2J\nall as they were made", b"\xe2\x80\xae"])
+def test_a_name_cannot_write_the_report(name: bytes, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.close(os.open(os.path.join(os.fsencode(root), name), os.O_CREAT | os.O_WRONLY, 0o644))  # noqa: PTH118 - bytes
+    assert cli.main(["verify", str(root)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].endswith(" is not part of the package")
+    assert all(line.isprintable() and line.isascii() for line in lines)
+    assert len(lines) == 4
+
+
+def test_a_version_cannot_write_the_report(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = root / "vendor" / "MANIFEST.json"
+    manifest.write_text(manifest.read_text().replace('"1.2.3"', '"1\\n\\u001b[2J"'))
+    assert cli.main(["verify", str(root)]) == 0
+    assert "version 1\\n\\x1b[2J, " in capsys.readouterr().out.splitlines()[0]
 
 
 def _link(path: Path) -> None:
@@ -179,6 +216,21 @@ def test_what_python_compiles_is_compared_with_its_source(level: int, root: Path
     assert _differences(root) == {path: "is not what module.py compiles to"}
     compiled.write_bytes(compiled.read_bytes()[:20])
     assert _differences(root) == {path: "is not what module.py compiles to"}
+
+
+def test_what_another_python_compiled_is_said_not_to_be_looked_at(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It may hold anything: this Python never runs it, and cannot read it."""
+    compiled = root / "__pycache__" / "module.cpython-399.pyc"
+    compiled.parent.mkdir()
+    compiled.write_bytes(b"another form")
+    assert cli.main(["verify", str(root)]) == 0
+    said = capsys.readouterr().out
+    assert "another Python compiled and runs them: 1 file, __pycache__/module.cpython-399.pyc\n" in said
+    # A name of this Python's is what it runs, whatever the first bytes are.
+    compiled.rename(compiled.with_name(f"module.{sys.implementation.cache_tag}.pyc"))
+    assert list(_differences(root).values()) == ["is not what module.py compiles to"]
 
 
 def test_what_was_compiled_from_nothing_is_additional(root: Path) -> None:
