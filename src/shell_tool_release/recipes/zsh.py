@@ -59,6 +59,17 @@ ar rc libtermcap.a termcap.o tparam.o && ranlib libtermcap.a
 """
 """The library asks about no terminal through a null pointer, and zsh asks before there is one (``${+termcap}``)."""
 
+_ORDER = """\
+sed -e "/~ \\/sig\\//,/END {/s/print var }'\\`/print var }' | LC_ALL=C sort -r\\`/" \
+    -e "s/print var }'\\`/print var }' | LC_ALL=C sort\\`/" ../src/configure > ordered
+test "$(grep -c "print var }' | LC_ALL=C sort" ordered)" = 4
+cat ordered > ../src/configure
+"""
+"""configure lists the headers that define signals, errors and limits in the order of an awk's hash table: another one
+for each awk, and for each folder that the headers are in. Of two names of one signal that decides: ``ABRT``, not
+``IOT``, is what users know, so the general header comes before the machine's.
+"""
+
 _FIXED_ANSWERS = (
     # What configure would take from the build machine's files, although the answer is for the user's machine.
     "zsh_cv_cs_path=/bin:/usr/bin",
@@ -90,8 +101,9 @@ def plan(recipe: Recipe, jobs: int) -> Plan:
     arguments += ["CC=cc", "AR=ar", "RANLIB=ranlib", f"CFLAGS={cflags}"]
     arguments += [word for word in recipe.extra if not word.startswith(("CFLAGS=", "LDFLAGS="))]
     termcap = Step(name=f"{recipe.label}: termcap", command=("sh", "-ec", _TERMCAP, "termcap", *cflags.split()))
+    order = Step(name=f"{recipe.label}: order of headers", command=("sh", "-ec", _ORDER))
     return Plan(
-        before=(termcap,),
+        before=(termcap, order),
         configure=Step(
             name=f"{recipe.label}: configure", command=("sh", "-ec", _CONFIGURE, " ".join(ldflags), *arguments)
         ),
