@@ -248,7 +248,9 @@ def bench(session: nox.Session) -> None:
 def roots(session: nox.Session) -> None:
     """Try the package in Debian 11, 12, 13 and without glibc, as root and as a user (needs root and debootstrap)."""
     groups = ("run", "release", "test", "publish")
-    python(session, *groups, arguments=("-m", "pytest", "-m", "roots", *options.split(session.posargs)[1]))
+    python(
+        session, *groups, arguments=("-m", "pytest", "-m", "roots", "tests/roots", *options.split(session.posargs)[1])
+    )
 
 
 @nox.session

@@ -115,8 +115,13 @@ def _by_apt(archive: Archive, downloads: Path) -> Path:
     from shell_tool_release.download import check  # noqa: PLC0415  (as above)
 
     with tempfile.TemporaryDirectory(prefix="fetch-", dir=downloads.parent) as scratch:
+        # Without Debian's own changes: nothing here uses them, and a mirror may lack those of the newest revision.
         found = apt.download_source(
-            package=archive.debian, suites=archive.suites, wanted=archive.archives, scratch=Path(scratch) / "apt"
+            package=archive.debian,
+            suites=archive.suites,
+            wanted=archive.archives,
+            scratch=Path(scratch) / "apt",
+            patches=False,
         ).archive
         sha256 = archive.archives[found.name]
         arrived = downloads / f"{sha256[:16]}-{found.name}.part"

@@ -7,6 +7,7 @@ API::
     entry(root, key, build) -> Entry            build once (also across processes), then reuse
     inputs(path) -> dict                        all that went into the entry at a path
     seconds(path) -> float | None               how long it took to make it
+    holding(root, kind, name, sha256)           the entry that holds a file of these bytes, or None
     Lock(path)                                  context manager; one process at a time
     sweep(root)                                 remove old logs and what killed builds left behind
 
@@ -169,6 +170,18 @@ def seconds(path: Path) -> float | None:
     except (OSError, ValueError):
         return None
     return float(found) if isinstance(found, int | float) else None
+
+
+def holding(root: Path, kind: str, name: str, sha256: str) -> Path | None:
+    """Return the entry of that kind whose file ``name`` has these bytes; None where there is none."""
+    for record in sorted((root / kind).glob(f"*/{_RECORD}")):
+        try:
+            files = json.loads(record.read_bytes())["files"]
+        except (OSError, ValueError, KeyError):
+            continue
+        if files.get(name) == sha256:
+            return record.parent
+    return None
 
 
 def _record(folder: Path, key: Key, took: float) -> None:

@@ -52,8 +52,9 @@ GROUPS = (environments.PROJECT, "freeze")
 
 PACKAGE = "codex_shell_tool_mcp"
 
+SERVER = "codex-exec-mcp-server"
 WRAPPER = "codex-execve-wrapper-py"
-"""The Python wrapper's program."""
+"""The two programs: the server, and the wrapper in Python."""
 
 OPTIMIZE = 2
 """As ``python -OO``: no assertions, no docstrings. Assertions here state what cannot happen and guard no input."""

@@ -58,7 +58,7 @@ def try_suite(workspace: Workspace, suite: str, command: str) -> Outcome:
     """
     log = workspace.build / "fresh" / f"{suite}.log"
     log.unlink(missing_ok=True)
-    root = roots.made(roots.System(name=f"fresh-{suite}", suite=suite, packages=PACKAGES), log)
+    root = roots.made(roots.System(name=f"fresh-{suite}", title=suite, suite=suite, packages=PACKAGES), log)
     roots.carry_configuration(root)
     _new_user(root, log)
     _copy_checkout(workspace, root / "home" / USER / "checkout")

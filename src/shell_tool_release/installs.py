@@ -26,7 +26,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from shell_tool_release.cache import cache_root
+from shell_tool_release import verified
+from shell_tool_release.cache import cache_root, file_sha256
 from shell_tool_release.errors import BuildError, run_main
 from shell_tool_release.jobs import Job, results, run_jobs, table
 from shell_tool_release.npm import package_path
@@ -293,6 +294,7 @@ def main() -> None:
     results(outcomes)
     if wrong:
         raise BuildError(f"answered otherwise than {ANSWER!r}: {', '.join(wrong)}")
+    verified.note(file_sha256(package), "npm 10, 11, 12 and pnpm")
 
 
 if __name__ == "__main__":

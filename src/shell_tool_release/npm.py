@@ -46,6 +46,9 @@ LEVEL = 12
 REPOSITORY_VARIABLE = "GITHUB_REPOSITORY"
 """``OWNER/REPO`` in a workflow. npm refuses provenance unless the package names the repository it was built in."""
 
+PACKED = "package.tgz"
+"""The package in its entry of the cache, which is of the kind ``npm``."""
+
 _TEXTS = ("CHANGELOG.md", "LICENSE", "NOTICE", "README.md")
 _REPOSITORY = re.compile(r"[A-Za-z0-9-]+/[A-Za-z0-9._-]+")
 
@@ -181,12 +184,12 @@ def _packed(members: Sequence[TarMember], cache: Path | None) -> tuple[bytes, li
     key = Key.of("npm", format=2, members=sorted(listed), deflate=[deflate.__version__, LEVEL])
 
     def build(folder: Path) -> None:
-        (folder / "package.tgz").write_bytes(tarball(members))
+        (folder / PACKED).write_bytes(tarball(members))
         (folder / "weights.json").write_text(json.dumps([asdict(weight) for weight in weigh(members)]))
 
     place = entry(cache, key, build).path
     weights = [Weight(**row) for row in json.loads((place / "weights.json").read_bytes())]
-    return (place / "package.tgz").read_bytes(), weights
+    return (place / PACKED).read_bytes(), weights
 
 
 def _launcher(workspace: Workspace) -> Path:

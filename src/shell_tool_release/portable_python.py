@@ -348,8 +348,8 @@ def _adapt_makefile(path: Path) -> None:
 
 
 def _make(build: _Build) -> None:
-    library = f"libpython{_short(build)}.so.1.0"
-    goals = (library,) if build.builder else ("build_all",)
+    # The Makefile's goal is the name that programs are linked with; it makes the library itself beside that.
+    goals = (f"libpython{_short(build)}.so",) if build.builder else ("build_all",)
     # The interpreter finds the library beside it, wherever the cache is.
     found = r"LINKFORSHARED=-Wl,-export-dynamic -Wl,-rpath,'$$ORIGIN/../lib'"
     build.run("make", "make", f"-j{cpu_count()}", found, *goals, cwd=build.work / "obj")

@@ -7,7 +7,7 @@ API::
     python -m shell_tool_release.programs [--target T ...]
 
 A program for macOS is read: its load commands and its signature. One for arm64 Linux is started by qemu where that is
-installed.
+installed. Of the package is told what other sessions noted of exactly its bytes (:mod:`shell_tool_release.verified`).
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shell_tool_release import emulation, shells
+from shell_tool_release import elf, emulation, shells, verified
 from shell_tool_release import options as choice
 from shell_tool_release.binaries import check_binary
-from shell_tool_release.cache import file_sha256, seconds
+from shell_tool_release.cache import cache_root, file_sha256, holding, seconds
 from shell_tool_release.errors import BuildError, run_main
+from shell_tool_release.freeze import SERVER, digest, freezable, freeze
 from shell_tool_release.native import NativeOptions, build_native
-from shell_tool_release.npm import package_path
+from shell_tool_release.npm import PACKED, package_path
+from shell_tool_release.portable_python import GLIBC, TRIPLES, build_python
 from shell_tool_release.shells import KINDS, ShellOptions, build_shells
 from shell_tool_release.variants import load_variants, variants_for
 from shell_tool_release.workspace import find_workspace, host_platform
@@ -47,7 +49,7 @@ _BASELINES = {"glibc": "glibc {}", "musl": "static (musl)", "macos": "macOS {}"}
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of the table; ``built_in`` is None where the build was made before its time was kept."""
+    """One line of the table; ``built_in`` is None where nothing says how long it took."""
 
     artefact: str
     size: int
@@ -66,6 +68,8 @@ def looked_at(workspace: Workspace, targets: Sequence[str]) -> tuple[Row, ...]:
         natives = replace(NativeOptions.default(workspace), targets=(target,))
         rows += [_shell(built) for built in build_shells(replace(default, variants=variants))]
         rows += [_native(built) for built in build_native(natives)]
+        if target in TRIPLES and freezable(target):
+            rows.append(_server(workspace, target))
     return (*rows, *_package(workspace))
 
 
@@ -85,12 +89,35 @@ def _native(built: BuiltNative) -> Row:
     return _row(f"{built.target}/bin/{built.name}", built.path, _BASELINES[libc].format(baseline), verified)
 
 
+def _server(workspace: Workspace, target: str) -> Row:
+    """The frozen server as a whole: its size and hash are those of all its files, its time includes its Python's."""
+    frozen, python = freeze(workspace, target), build_python(target, quiet=True)
+    for path in elf.files(frozen.server):
+        elf.check(path, target, GLIBC)
+    files = [path for path in frozen.server.rglob("*") if path.is_file()]
+    took = [seconds(frozen.server.parent), seconds(python.prefix.parent)]
+    said = f"{SERVER} {workspace.version}\n".encode()
+    return Row(
+        artefact=f"{target}/server ({len(files)} files)",
+        size=sum(path.stat().st_size for path in files),
+        sha256=digest(frozen.server),
+        baseline=_BASELINES["glibc"].format(".".join(map(str, GLIBC))),
+        built_in=sum(part for part in took if part is not None) or None,
+        verified_on=_started([str(frozen.server / SERVER), "--version"], target, said, 0),
+    )
+
+
 def _package(workspace: Workspace) -> list[Row]:
-    """The package, if one was packed; it is tried by the smoke test, which a release ends with."""
+    """The package, if one was packed, and what was tried with its bytes."""
     path = package_path(workspace)
     if not path.is_file():
         return []
-    return [_row(path.name, path, "that of its parts", "npm 10, 11, 12 and pnpm (`./run installs`)")]
+    tried = "; ".join(verified.told(file_sha256(path)))
+    if not tried:
+        raise BuildError(f"nothing was tried with {path.name} as it is; run: ./run smoke (and installs, roots)")
+    row = _row(path.name, path, "that of its parts", tried)
+    made = holding(cache_root(), "npm", PACKED, row.sha256)
+    return [replace(row, built_in=None if made is None else seconds(made))]
 
 
 def _row(artefact: str, path: Path, baseline: str, verified: str) -> Row:

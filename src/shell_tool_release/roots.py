@@ -45,7 +45,7 @@ WORK = "/work"
 """Where a system shows the folder of whoever uses it."""
 
 NODE = "/opt/node"
-"""Where a node of ours is shown, in systems whose own is too old."""
+"""Where a node of ours is shown, in systems without one of their own."""
 
 _TEMPORARY = "/tmp"  # noqa: S108  (a system's, made anew for each use)
 
@@ -74,13 +74,16 @@ class System:
     """What a system is made of.
 
     Attributes:
-        name: For people and for ``--suite``.
+        name: Its code name.
+        title: What people call it.
         suite: Debian's code name; empty for a system without glibc.
         packages: Packages beside the minimal ones; without a suite those it is made of.
-        own_npm: Whether its own node is new enough for npm packages of today.
+        own_npm: Whether npm is its own; else ours is shown to it. Debian 11 has node 12, which is too old; Debian 13
+            has the npm of Debian 12, and CI need not wait for its 400 packages.
     """
 
     name: str
+    title: str
     suite: str = ""
     packages: tuple[str, ...] = ()
     own_npm: bool = False
@@ -89,14 +92,16 @@ class System:
 _COMMANDS = ("git", "openssl", "python3")
 """What the tests run in a system: programs that load libraries of the system which a frozen Python may bring too."""
 
+_NPM = ("nodejs", "npm")
+
 USED: Mapping[str, System] = {
     system.name: system
     for system in (
-        System(name="bullseye", suite="bullseye", packages=_COMMANDS),  # its node 12 is older than the package allows
-        System(name="bookworm", suite="bookworm", packages=(*_COMMANDS, "nodejs", "npm"), own_npm=True),
-        System(name="trixie", suite="trixie", packages=(*_COMMANDS, "nodejs", "npm"), own_npm=True),
-        System(name="musl", packages=("busybox-static", "musl")),
-        System(name="bare", packages=("busybox-static",)),
+        System(name="bullseye", title="Debian 11", suite="bullseye", packages=_COMMANDS),
+        System(name="bookworm", title="Debian 12", suite="bookworm", packages=(*_COMMANDS, *_NPM), own_npm=True),
+        System(name="trixie", title="Debian 13", suite="trixie", packages=_COMMANDS),
+        System(name="musl", title="a system with musl", packages=("busybox-static", "musl")),
+        System(name="bare", title="a system without a C library", packages=("busybox-static",)),
     )
 }
 """Debian 11, 12 and 13, and two systems without glibc, by name."""

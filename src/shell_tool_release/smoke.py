@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import platform
 import re
 import shutil
 import statistics
@@ -25,6 +26,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from mcp import ClientSession, StdioServerParameters, stdio_client
 from mcp_types import ElicitResult, Request, RequestParams
 
+from shell_tool_release import verified
+from shell_tool_release.cache import file_sha256
 from shell_tool_release.errors import BuildError, run_main
 from shell_tool_release.npm import package_path
 from shell_tool_release.workspace import find_workspace, host_platform
@@ -331,8 +334,10 @@ def main() -> None:
     if not package.exists():
         raise BuildError(f"{package} is not there; run: ./run pack")
     outcome = smoke(workspace, package, print)
+    system, machine = platform.system(), platform.machine()
     sys.stdout.write(f"{times('direct', outcome.direct_ms)}; the goal is {GOAL_MS} ms\n")
     sys.stdout.write(f"{times('npx', outcome.npx_ms)}\n")
+    verified.note(file_sha256(package), f"{system} {machine}: npm and npx")
     sys.stdout.write(f"{len(JOB)} steps as they should be on {host_platform()}: {package.name}\n")
 
 

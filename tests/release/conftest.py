@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from shell_tool_release.freeze import Frozen
 
-_SHIPPED = ("CHANGELOG.md", "LICENSE", "NOTICE", "README.md", "pyproject.toml", "packaging", "patches")
+SHIPPED = ("CHANGELOG.md", "LICENSE", "NOTICE", "README.md", "pyproject.toml", "packaging", "patches")
 
 
 def cannot(reason: str) -> NoReturn:
@@ -51,7 +51,7 @@ def frozen(parts: Parts) -> Frozen:
 def packed(workspace: Workspace, parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, Package]:
     """A package and the workspace it was packed in, which is not the checkout."""
     root = tmp_path_factory.mktemp("release")
-    for name in _SHIPPED:
+    for name in SHIPPED:
         copy_any(workspace.root / name, root / name)
     place = Workspace(root=root)
     assemble(place, host_platform(), parts)

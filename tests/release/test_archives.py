@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import tarfile
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@functools.cache  # gzip notes the second
 def _packed() -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz") as tar:
@@ -52,11 +54,14 @@ def debian(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
     """What Debian's archive gives."""
 
     def gives(data: bytes) -> None:
-        def download(*, package: str, suites: object, wanted: object, scratch: Path) -> apt.SourcePackage:
+        def download(
+            *, package: str, suites: object, wanted: object, scratch: Path, patches: bool
+        ) -> apt.SourcePackage:
+            assert not patches, "a mirror without Debian's newest changes is no reason to fail"
             scratch.mkdir()
             path = scratch / "thing-1.0.tar.gz"
             path.write_bytes(data)
-            return apt.SourcePackage(archive=path, patches=path, suite="some")
+            return apt.SourcePackage(archive=path, patches=None, suite="some")
 
         monkeypatch.setattr(apt, "download_source", download)
 

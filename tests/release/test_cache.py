@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from shell_tool_release.cache import VARIABLE, Key, cache_root, entry, sweep
+from shell_tool_release.cache import VARIABLE, Key, cache_root, entry, file_sha256, holding, seconds, sweep
 from shell_tool_release.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -34,6 +34,18 @@ def test_an_entry_is_built_once(tmp_path: Path) -> None:
     assert (first.reused, second.reused) == (False, True)
     assert first.path == second.path
     assert (second.path / "sub" / "file").read_text(encoding="utf-8") == "hello"
+
+
+def test_an_entry_is_found_by_what_it_holds(tmp_path: Path) -> None:
+    made = entry(tmp_path, KEY, build_hello).path
+    digest = file_sha256(made / "sub" / "file")
+    (tmp_path / KEY.kind / "broken").mkdir()
+    (tmp_path / KEY.kind / "broken" / "entry.json").write_text("{")
+    assert holding(tmp_path, KEY.kind, "sub/file", digest) == made
+    assert seconds(made) is not None
+    assert holding(tmp_path, KEY.kind, "file", digest) is None
+    assert holding(tmp_path, KEY.kind, "sub/file", "0" * 64) is None
+    assert holding(tmp_path, "others", "sub/file", digest) is None
 
 
 def test_any_change_of_inputs_is_another_entry() -> None:

@@ -146,11 +146,12 @@ def test_sessions_that_are_run_exist() -> None:
 def test_what_takes_long_runs_somewhere() -> None:
     """Sessions that no change waits for must not be forgotten."""
     jobs = _jobs(FOLDER / "thorough.yml")
-    ran = set(jobs["session"]["strategy"]["matrix"]["session"]) | {"roots"}
-    assert {"matrix", "reproducible", "installs", "try_wheel", "slow", "fuzz", "soak", "roots"} == ran
+    ran = {name for job in ("session", "systems") for name in jobs[job]["strategy"]["matrix"]["session"]}
+    assert {"matrix", "reproducible", "installs", "try_wheel", "slow", "fuzz", "soak", "roots", "fresh"} == ran
     sessions = set(re.findall(r"^def (\w+)\(session", (ROOT / "noxfile.py").read_text(), re.MULTILINE))
     assert ran <= sessions
-    assert "./run roots" in _step(FOLDER / "thorough.yml", "roots", "./run")["run"]
+    for job in ("session", "systems"):
+        assert './run "$SESSION"' in _step(FOLDER / "thorough.yml", job, "./run")["run"]
 
 
 def test_what_only_one_job_may_do_is_in_a_job_that_runs_nothing_else() -> None:

@@ -9,21 +9,24 @@ import importlib.util
 import os
 import shutil
 import subprocess
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from release.conftest import cannot
-from shell_tool_release import roots
-from shell_tool_release.cache import cache_root
+from shell_tool_release import roots, verified
+from shell_tool_release.cache import cache_root, file_sha256
 from shell_tool_release.npm import package_path
 from shell_tool_release.workspace import find_workspace, host_platform
 from support.clients import Installation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
+
+    from support.clients import Client, Elicit
 
 COMMAND = "codex-shell-tool-mcp"
 USERS = {"root": 0, "user": roots.UID}
@@ -75,17 +78,56 @@ class Installed(Installation):
             check=False,
         )
 
+    def use(self, work: Callable[[Client], Awaitable[Any]], elicit: Elicit | None = None, seconds: float = 300) -> Any:
+        """As the base's; the first start in a system reads everything from the disk."""
+        return super().use(work, elicit, seconds)
+
     @property
     def has_glibc(self) -> bool:
         """Whether the system has the C library that the server was built for."""
         return bool(self.system.suite)
 
 
+COUNTS = pytest.StashKey[dict[str, Counter[str]]]()
+"""System → how many tests it has, and how many of them passed."""
+
+
+def _count(item: pytest.Item, what: str) -> None:
+    callspec = getattr(item, "callspec", None)
+    if callspec is not None and "system" in callspec.params:
+        item.config.stash.setdefault(COUNTS, {}).setdefault(callspec.params["system"], Counter())[what] += 1
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Count the tests of each system, those that are not asked for as well."""
+    _count(item, "all")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Count those that passed."""
+    report = yield
+    if report.when == "call" and report.passed:
+        _count(item, "passed")
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Note in which systems the package did everything that it should."""
+    for name, counts in session.config.stash.get(COUNTS, {}).items():
+        if counts["passed"] == counts["all"]:
+            verified.note(file_sha256(_package_path()), roots.USED[name].title)
+
+
+def _package_path() -> Path:
+    named = os.environ.get("CODEX_TEST_PACKAGE")
+    return Path(named) if named else package_path(find_workspace())
+
+
 @pytest.fixture(scope="session")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the package: an ordinary user's folder may be closed to others."""
-    named = os.environ.get("CODEX_TEST_PACKAGE")
-    found = Path(named) if named else package_path(find_workspace())
+    found = _package_path()
     if not found.is_file():
         cannot(f"the package {found} is not there; run: ./run pack, or name one with CODEX_TEST_PACKAGE")
     return Path(shutil.copy(found, tmp_path_factory.mktemp("package")))

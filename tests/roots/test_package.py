@@ -92,7 +92,8 @@ def test_a_session(server: Installed, mode: str) -> None:
     touched = [server.place.shared / "outside" / name for name in ("allowed", "asked", "more")]
     assert {path.stat().st_uid for path in touched} == {server.place.uid}
     assert len(asked) == 2
-    assert "touch /work/outside/asked` in `/work/project`" in asked[0]
+    assert asked[0].startswith("Allow agent to run `")
+    assert "touch /work/outside/asked`" in asked[0]
 
 
 async def is_confined(client: Client, mode: str) -> None:
@@ -114,6 +115,10 @@ def everything_escalated(server: Installed, names: list[str]) -> None:
     server.rules("".join(f'prefix_rule(pattern=["{name}"], decision="allow")\n' for name in names))
 
 
+OURS = {"CODEX_ESCALATE_SOCKET", "CODEX_SANDBOX_NETWORK_DISABLED", "EXEC_WRAPPER"}
+"""What a sandboxed program finds beside its own variables (docs/protocol.md)."""
+
+
 @pytest.mark.parametrize("escalated", [False, True], ids=["in the sandbox", "escalated"])
 def test_nothing_of_the_server_reaches_what_it_starts(server: Installed, escalated: bool) -> None:
     """No variable, and no library: not by the loader's variables, and not by what the loader itself was given."""
@@ -126,9 +131,10 @@ def test_nothing_of_the_server_reaches_what_it_starts(server: Installed, escalat
         variables, _, rest = found["output"].partition("==\n")
         names = {line.partition("=")[0] for line in variables.splitlines()}
         given = {"PATH", "HOME", "LANG", "PWD", "OLDPWD", "SHLVL", "_"}
-        assert names - given == set() or names - given <= {"TMPDIR"}, names - given
-        assert not [line for line in rest.splitlines() if "prefix/lib" in line]
-        assert not [line for line in rest.splitlines() if line.startswith(smoke.LEAKS)]
+        assert names - given == (set() if escalated else OURS)
+        others = [line for line in rest.splitlines() if line.partition("=")[0] not in OURS]
+        assert not [line for line in others if "prefix/lib" in line]
+        assert not [line for line in others if line.startswith(smoke.LEAKS)]
 
     server.use(work)
 
@@ -144,7 +150,9 @@ SYSTEMS_OWN = (
 @pytest.mark.parametrize("escalated", [False, True], ids=["in the sandbox", "escalated"])
 def test_the_systems_own_programs_work(server: Installed, escalated: bool, tmp_path: Path) -> None:
     """Each says the same through the tool and without it; they load libraries that a frozen server could shadow."""
-    commands = SYSTEMS_OWN if server.has_glibc else ("busybox | head -n 1", "ls -l /", *musl_program(server, tmp_path))
+    commands = (
+        SYSTEMS_OWN if server.has_glibc else ("busybox | head -n 1", "ls /bin /etc", *musl_program(server, tmp_path))
+    )
     if escalated:
         everything_escalated(server, ["openssl", "python3", "locale", "git", "busybox", "ls", "hello"])
 
