@@ -245,7 +245,9 @@ def _elsewhere(command: Sequence[str], scratch: Path, how: Circumstances, enviro
     """Run ``command`` in the clone, in a Debian system of its own, where the build is shown as :data:`roots.WORK`."""
     folder = scratch / how.name
     _give(folder, f"{roots.UID}:{roots.UID}")
-    system = roots.System(name=f"other-{how.suite}", suite=how.suite, packages=fresh.PACKAGES)
+    system = roots.System(
+        name=f"other-{how.suite}", title=f"Debian {how.suite}", suite=how.suite, packages=fresh.PACKAGES
+    )
     root = roots.made(system, scratch / f"{how.name}.system.log")
     roots.carry_configuration(root)  # again: what was installed there has certificates of its own
     variables = {
