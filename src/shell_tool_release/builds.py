@@ -2,7 +2,7 @@
 
 API::
 
-    circumstances(other_user) -> (usual, other)      the two ways everything is built
+    circumstances(user, suite) -> (usual, other)     the two ways everything is built
     Clone.of(workspace) -> Clone                     what git would have in a clone, and a name for exactly that
     build(clone, scratch, how, sessions) -> Path     the ``dist`` folder; a finished build of the same files is kept
 """
@@ -21,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shell_tool_release import roots
+from shell_tool_release import fresh, roots
 from shell_tool_release.cache import cache_root
 from shell_tool_release.errors import BuildError, PrerequisiteError
 from shell_tool_release.preflight import MINIMUM_PYTHON
@@ -31,13 +31,21 @@ if TYPE_CHECKING:
 
     from shell_tool_release.workspace import Workspace
 
+SUITES = ("trixie", "bookworm")
+"""Debian systems that the other build can be in: the first of which this one is none."""
+
 _OTHER_USERS = ("nobody",)
 _SECONDS = 3 * 3600.0
+_KEPT = ("GITHUB_REPOSITORY",)
+"""What a package says of itself by a variable."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Circumstances:
-    """What a build must not depend on; ``files_from`` is the time of its files, ``user`` None is this one."""
+    """What a build must not depend on; ``files_from`` is the time of its files, ``user`` None is this one.
+
+    ``suite`` is the Debian system it is in, as that one's ordinary user; empty for this one.
+    """
 
     name: str
     folder: str
@@ -47,12 +55,14 @@ class Circumstances:
     user: str | None = None
     one_processor: bool = False
     files_from: int | None = None
+    suite: str = ""
 
     def described(self) -> str:
         """For the table's reader."""
-        user = self.user or pwd.getpwuid(os.geteuid()).pw_name
+        user = roots.USER if self.suite else self.user or pwd.getpwuid(os.geteuid()).pw_name
         count = 1 if self.one_processor or not hasattr(os, "sched_getaffinity") else len(os.sched_getaffinity(0))
-        words = [f"by {user}", f"on {_system()}", f"with {count} processor{'s' if count > 1 else ''}"]
+        system = f"a minimal Debian {self.suite}" if self.suite else _system()
+        words = [f"by {user}", f"on {system}", f"with {count} processor{'s' if count > 1 else ''}"]
         words += [f"umask {self.umask:03o}", f"`{self.environ['LC_ALL']}`", f"`{self.environ['TZ']}`"]
         words += [f"`PYTHONHASHSEED={seed}`"] if (seed := self.environ.get("PYTHONHASHSEED")) else []
         return ", ".join([*words, "an empty cache" if self.cache is None else "this user's cache"])
@@ -65,8 +75,8 @@ def _system() -> str:
         return f"{platform.system()} {platform.release()}"
 
 
-def circumstances(other_user: str | None) -> tuple[Circumstances, Circumstances]:
-    """The two ways everything is built."""
+def circumstances(other_user: str | None, suite: str = "") -> tuple[Circumstances, Circumstances]:
+    """The two ways everything is built; the other one as ``other_user``, or in the Debian system ``suite``."""
     usual = Circumstances(
         name="first",
         folder="one/checkout",
@@ -82,16 +92,28 @@ def circumstances(other_user: str | None) -> tuple[Circumstances, Circumstances]
         environ={
             "LC_ALL": "C",
             "LANGUAGE": "de",
-            "TZ": "Pacific/Kiritimati",
+            "TZ": "KIR-14",  # Kiritimati's, in the form that needs no table of zones
             "SOURCE_DATE_EPOCH": "1",
             "PYTHONHASHSEED": "99",
             "COLUMNS": "40",
         },
-        user=other_user,
+        user=None if suite else other_user,
+        suite=suite,
         one_processor=True,
         files_from=946684800,  # 2000
     )
     return usual, other
+
+
+def another_system() -> tuple[str, str]:
+    """A Debian system that is not this one, and if none can be used the reason."""
+    if reason := roots.needed():
+        return "", reason
+    try:
+        own = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
+    except OSError:
+        own = ""
+    return next(suite for suite in SUITES if suite != own), ""
 
 
 def another_user() -> str | None:
@@ -191,30 +213,56 @@ def build(clone: Clone, scratch: Path, how: Circumstances, sessions: Sequence[st
     if done.is_file() and done.read_text(encoding="utf-8") == wanted:
         return place / "dist"
     for name in roots.HOME_FILES:
-        if (Path.home() / name).is_file():
-            (home / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(Path.home() / name, home / name)
+        roots.copy_file(Path.home() / name, home / name)
     home.mkdir(exist_ok=True)
     cache = how.cache or scratch / how.name / "cache"
     cache.mkdir(exist_ok=True)
-    if how.user:
-        _give(scratch, scratch / how.name, how.user)
-    environ = {name: os.environ[name] for name in ("PATH", "GITHUB_REPOSITORY") if name in os.environ}
-    environ |= roots.carried_environment() | {
-        "HOME": str(home),
-        "CODEX_BUILD_CACHE": str(cache),
-        "PYTHON": common_python(how.user),
-        **how.environ,
-    }
-    _run(["./run", *sessions], place, environ, how, scratch / f"{how.name}.log")
+    start = _elsewhere if how.suite else _here
+    start(["./run", *sessions], scratch, how, {name: os.environ[name] for name in _KEPT if name in os.environ})
     done.write_text(wanted, encoding="utf-8")
     return place / "dist"
 
 
-def _give(scratch: Path, folder: Path, user: str) -> None:
-    """Make ``folder`` the other user's, who can also get there."""
-    scratch.chmod(0o755)
-    subprocess.run(["chown", "-R", f"{user}:", str(folder)], check=True)
+def _here(command: Sequence[str], scratch: Path, how: Circumstances, environ: Mapping[str, str]) -> None:
+    """Run ``command`` in the clone, in this system."""
+    folder = scratch / how.name
+    if how.user:
+        scratch.chmod(0o755)  # the other user must get there
+        _give(folder, f"{how.user}:")
+    variables = {
+        **environ,
+        **roots.carried_environment(),
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder / "home"),
+        "CODEX_BUILD_CACHE": str(how.cache or folder / "cache"),
+        "PYTHON": common_python(how.user),
+        **how.environ,
+    }
+    _run(command, folder / how.folder, variables, how, scratch / f"{how.name}.log")
+
+
+def _elsewhere(command: Sequence[str], scratch: Path, how: Circumstances, environ: Mapping[str, str]) -> None:
+    """Run ``command`` in the clone, in a Debian system of its own, where the build is shown as :data:`roots.WORK`."""
+    folder = scratch / how.name
+    _give(folder, f"{roots.UID}:{roots.UID}")
+    system = roots.System(
+        name=f"other-{how.suite}", title=f"Debian {how.suite}", suite=how.suite, packages=fresh.PACKAGES
+    )
+    root = roots.made(system, scratch / f"{how.name}.system.log")
+    roots.carry_configuration(root)  # again: what was installed there has certificates of its own
+    variables = {
+        **environ,
+        **roots.carried_environment(),
+        "HOME": f"{roots.WORK}/home",
+        "CODEX_BUILD_CACHE": f"{roots.WORK}/cache",
+        **how.environ,
+    }
+    inside = roots.Place(root=root, shared=folder, environ=variables).inside(command, f"{roots.WORK}/{how.folder}")
+    _run(inside, scratch, os.environ, how, scratch / f"{how.name}.log")
+
+
+def _give(folder: Path, owner: str) -> None:
+    subprocess.run(["chown", "-R", owner, str(folder)], check=True)
 
 
 def _run(command: Sequence[str], place: Path, environ: Mapping[str, str], how: Circumstances, log: Path) -> None:

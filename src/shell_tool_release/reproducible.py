@@ -6,10 +6,11 @@ API::
     rebuilt(clone, published, scratch, sessions)                   one build, compared with what was published
     table(artefacts) -> str                                        for docs/releasing.md
 
-The first build is as a user makes it: this user, all processors, the usual cache. The second one has another folder,
-user (if this one is root), home, umask, locale, time zone, time of its files, hash seed and SOURCE_DATE_EPOCH, one
-processor, environments of its own and an empty cache: everything is compiled again. Both are clones, so what is not
-committed counts and what is ignored does not. In a folder that is kept, what was broken off goes on.
+The first build is as a user makes it: this user, all processors, the usual cache. The second one is in another system
+(a minimal Debian of its own, where root can make one) or at least another user's (if this one is root), and has another
+folder, home, umask, locale, time zone, time of its files, hash seed and SOURCE_DATE_EPOCH, one processor, environments
+of its own and an empty cache: everything is compiled again. Both are clones, so what is not committed counts and what
+is ignored does not. In a folder that is kept, what was broken off goes on.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shell_tool_release.archives import unpack
-from shell_tool_release.builds import Circumstances, Clone, another_user, build, circumstances, prepare
+from shell_tool_release.builds import Circumstances, Clone, another_system, another_user, build, circumstances, prepare
 from shell_tool_release.differ import first_difference
 from shell_tool_release.errors import BuildError, run_main
 from shell_tool_release.evidence import SUMS
@@ -216,13 +217,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     workspace, usual = find_workspace(), ("vendor",) if arguments.platform_only else SESSIONS
     sessions, clone = tuple(arguments.session or usual), Clone.of(workspace)
-    ways = circumstances(another_user())
+    suite, reason = another_system()
+    ways = circumstances(another_user(), suite)
     with tempfile.TemporaryDirectory(prefix="reproducible-", ignore_cleanup_errors=True) as temporary:
         scratch = (arguments.keep or Path(temporary)).absolute()
         scratch.mkdir(parents=True, exist_ok=True)
         if arguments.against:
             made = rebuilt(clone, arguments.against, scratch, sessions, platform_only=arguments.platform_only)
         else:
+            sys.stderr.write(f"both builds are in this system: {reason}\n" if reason else "")
             made = two_builds(clone, scratch, ways, sessions)
     sys.stdout.write(f"{table(made)}\n{len(made)} artefacts, the same bytes each time\n")
     if arguments.write:
