@@ -72,6 +72,7 @@ def test_an_answer_escalates_without_the_server_which_is_told() -> None:
             printed, end = is_escalated(one, one.ask(b"/bin/sh", b"-c", script))
             assert printed == b"ran %d\n" % number
             assert end == wire.Exit(outcome=wire.Outcome(kind=wire.EXITED, value=number))
+        assert not select.select([one.call.control], [], [], 0.2)[0]  # nobody waits for that, so nobody is woken
         one.is_passed_on(one.ask(b"/bin/sh", b"-e"))
         one.call.process.terminate()
         told = [one.call.expect(wire.Taken) for _ in range(3)]
@@ -79,6 +80,17 @@ def test_an_answer_escalates_without_the_server_which_is_told() -> None:
         assert [frame.argv[2] for frame in told] == [b"echo ran %d; exit %d" % (n, n) for n in range(3)]
         one.call.expect(wire.Finished)
         assert not [frame for frame in one.call.frames if isinstance(frame, wire.Started | wire.Ended | wire.Answered)]
+
+
+def test_those_that_run_do_not_count_among_those_that_begin() -> None:
+    """Whether they run is looked at when it matters: more than 64 that do not would be asked about."""
+    with asked() as one:
+        one.call.send(escalating("/bin/sleep"))
+        for _ in range(70):
+            stream = one.ask(b"/bin/sleep", b"1000")
+            assert stream.recv(len(ESCALATE)) == ESCALATE
+            handed = wire.encode(wire.Fds(total=0, numbers=(), descriptors=())) + wire.encode(wire.Attributes(nice=os.nice(0)))
+            send_message(stream, handed, ())
 
 
 def test_the_environment_is_filtered_as_the_server_does() -> None:
