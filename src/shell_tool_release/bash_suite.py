@@ -324,12 +324,15 @@ def _session_members(session: int) -> list[int]:
 
 def _proc_rows() -> list[tuple[str, str, str]]:
     rows = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
+    for path in Path("/proc").glob(
+        "[0-9]*"
+    ):  # no further: a longer pattern would look at each, which may be gone by then
         try:
-            after_name = path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            status = (path / "stat").read_text(encoding="utf-8", errors="replace")
         except OSError:  # it has ended meanwhile
             continue
-        rows.append((path.parent.name, after_name[3], after_name[0]))
+        after_name = status.rpartition(")")[2].split()
+        rows.append((path.name, after_name[3], after_name[0]))
     return rows
 
 

@@ -74,12 +74,8 @@ LEFT_OUT: tuple[str, ...] = (
     "_pydatetime",  # Python twins of modules that are there in C
     "_pydecimal",
     "anyio._backends._trio",  # asyncio is the event loop here
-    "asyncio.proactor_events",  # Windows
     "asyncio.windows_events",
-    "asyncio.windows_utils",
     "concurrent.futures.process",  # a pool of processes; threads are used
-    "mcp.os.win32",
-    "multiprocessing",  # processes are made by the supervisor
     "pydantic.mypy",
     "pydantic.v1",  # the library's own predecessor
     "statistics",  # random's own tests

@@ -416,13 +416,13 @@ def survivors(argument: str) -> list[str]:
     give_up = time.monotonic() + 20
     while True:
         found = []
-        for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        for entry in Path("/proc").glob("[0-9]*"):
             try:
-                words = entry.read_bytes().split(b"\0")
+                words = (entry / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
             if argument.encode() in words:
-                found.append(entry.parent.name)
+                found.append(entry.name)
         if not found or time.monotonic() > give_up:
             return found
         time.sleep(0.02)

@@ -42,8 +42,8 @@ def parsed(text: str) -> dict[int, str]:
 
 
 def kinds(found: dict[int, str]) -> dict[int, str]:
-    """The same, less what tells one pipe or socket from another."""
-    return {number: re.sub(r":\[\d+\]$", "", name) for number, name in found.items()}
+    """The same, less what tells one pipe, socket or process from another."""
+    return {number: re.sub(r":\[\d+\]$|(?<=^/proc/)\d+(?=/)", "", name) for number, name in found.items()}
 
 
 def of_process(pid: int) -> dict[int, str]:
@@ -135,7 +135,7 @@ def test_the_shell_and_the_supervisor_hold_only_their_own(loaded: Raw) -> None:
     others = {*shell.values(), *of_process(loaded.process.pid).values()}
     assert set(supervisor.values()) & others == {"/dev/null"}
     held = {name for name in kinds(supervisor).values() if "/codex-shell-" not in name}  # its control group
-    assert held <= {"/dev/null", "/proc", "pipe", "socket"}
+    assert held <= {"/dev/null", "/proc", "/proc//oom_score_adj", "pipe", "socket"}
 
 
 def of_process_named(server: Raw, pid: str) -> dict[int, str]:
@@ -203,7 +203,7 @@ def test_the_supervisor_that_waits_holds_nothing_of_a_call(loaded: Raw) -> None:
     (loaded.workdir / "fifo1").write_text("go on\n")
     loaded.result()
     own = [name for name in kinds(held).values() if "/codex-shell-" not in name]  # its control group
-    assert sorted(own) == [*["/dev/null"] * 3, "/proc", "pipe", "pipe", "socket"]
+    assert sorted(own) == [*["/dev/null"] * 3, "/proc", "/proc//oom_score_adj", "pipe", "pipe", "socket"]
     assert set(held.values()) & running <= {"/dev/null", "/proc"}
     for number in range(2):
         (loaded.workdir / f"fifo{number}").unlink()

@@ -84,12 +84,13 @@ def test_an_answer_escalates_without_the_server_which_is_told() -> None:
 
 def test_those_that_run_do_not_count_among_those_that_begin() -> None:
     """Whether they run is looked at when it matters: more than 64 that do not would be asked about."""
+    nothing = wire.Fds(total=0, numbers=(), descriptors=())
+    handed = wire.encode(nothing) + wire.encode(wire.Attributes(nice=os.nice(0)))
     with asked() as one:
         one.call.send(escalating("/bin/sleep"))
         for _ in range(70):
             stream = one.ask(b"/bin/sleep", b"1000")
             assert stream.recv(len(ESCALATE)) == ESCALATE
-            handed = wire.encode(wire.Fds(total=0, numbers=(), descriptors=())) + wire.encode(wire.Attributes(nice=os.nice(0)))
             send_message(stream, handed, ())
 
 

@@ -354,9 +354,9 @@ def test_a_script_that_hangs_is_ended_with_all_it_started(tmp_path: Path, option
 def running_commands() -> list[str]:
     """Command lines of all processes, from proc(5), or from ps(1) where there is no /proc."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended meanwhile
-            found.append(path.read_text(encoding="utf-8", errors="replace"))
+            found.append((path / "cmdline").read_text(encoding="utf-8", errors="replace"))
     return (
         found
         or subprocess.run(["ps", "-A", "-o", "args="], capture_output=True, check=True, text=True).stdout.splitlines()
