@@ -326,7 +326,7 @@ def _proc_rows() -> list[tuple[str, str, str]]:
     rows = []
     for path in Path("/proc").glob(
         "[0-9]*"
-    ):  # no further: a longer pattern would look at each, which may be gone by then
+    ):  # a longer pattern would look at each, which may be gone
         try:
             status = (path / "stat").read_text(encoding="utf-8", errors="replace")
         except OSError:  # it has ended meanwhile
