@@ -324,9 +324,7 @@ def _session_members(session: int) -> list[int]:
 
 def _proc_rows() -> list[tuple[str, str, str]]:
     rows = []
-    for path in Path("/proc").glob(
-        "[0-9]*"
-    ):  # a longer pattern would look at each, which may be gone
+    for path in Path("/proc").glob("[0-9]*"):  # a longer pattern would look at each, which may be gone
         try:
             status = (path / "stat").read_text(encoding="utf-8", errors="replace")
         except OSError:  # it has ended meanwhile
