@@ -45,7 +45,10 @@ def run(wanted: Options, workspace: Workspace) -> str:
     told = machine.describe(wanted, workspace)
     source = bash_source(SourceOptions.default()).path if any(loop.compiles for loop in todo) else None
     with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-"))).resolve()
+        # Not among the temporary files: scripts may write there in the sandbox, and rules they can write allow nothing.
+        workspace.build.mkdir(exist_ok=True)
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=workspace.build))
+        scratch = Path(folder).resolve()
         commands: dict[SubjectName, Sequence[str]] = {"ours": contenders.our_command(wanted, workspace, scratch)}
         if wanted.peer:
             commands["peer"] = [str(peer.launcher(peer.installed_peer(cache_root())))]

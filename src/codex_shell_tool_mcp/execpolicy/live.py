@@ -116,6 +116,7 @@ class LiveRules:
         self._clock = clock
         self._sleep = sleep
         self._held: dict[Path | None, _Held] = {}
+        self._evaluated: tuple[tuple[RulesText, ...], tuple[FileRules, ...]] | None = None
         self._opened: frozenset[str] = frozenset()
 
     def opened(self, folders: Iterable[str]) -> None:
@@ -211,7 +212,7 @@ class LiveRules:
             found = self._read_quiet(cwd, wait=before is not None)
             gone_since = {} if before is None else self._put_back(found, before)
             try:
-                files = evaluate_files(found.texts)
+                files = self._evaluate(tuple(found.texts))
             except PolicyError as exc:
                 raise _BadSetError(exc, found) from None
         except _BadSetError as bad:
@@ -232,6 +233,15 @@ class LiveRules:
             looked=self._clock(),
             failure=failure,
         )
+
+    def _evaluate(self, texts: tuple[RulesText, ...]) -> tuple[FileRules, ...]:
+        """What the texts say. For another directory they mostly say the same as for the last: that takes no process."""
+        last = self._evaluated
+        if last is not None and last[0] == texts:
+            return last[1]
+        files = tuple(evaluate_files(texts))
+        self._evaluated = (texts, files)
+        return files
 
     def _without_the_bad(self, found: Found, before: _Held) -> tuple[FileRules, ...] | None:
         """The trusted files as they are now, and of those that may only tighten what counted before.

@@ -9,11 +9,15 @@ import pytest
 
 from codex_shell_tool_mcp.errors import PolicyError
 from codex_shell_tool_mcp.execpolicy import live, loader
+from codex_shell_tool_mcp.execpolicy.isolation import evaluate_files
 from codex_shell_tool_mcp.execpolicy.live import LOOK_SECONDS, MAX_HELD, SETTLE_SECONDS, LiveRules
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from codex_shell_tool_mcp.execpolicy.isolation import RulesText
+    from codex_shell_tool_mcp.execpolicy.layers import FileRules
 
 
 @dataclass
@@ -252,6 +256,25 @@ def test_each_directory_has_its_own_set(world: World, project: Path) -> None:
     assert world.programs() == "a"
     assert world.programs(project) == "a tight"
     assert world.programs() == "a"
+
+
+def test_the_same_files_are_evaluated_once_for_all_directories(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that names another directory for each call does not wait for the rules' own process each time."""
+    evaluated: list[int] = []
+
+    def evaluate(texts: Sequence[RulesText]) -> tuple[FileRules, ...]:
+        evaluated.append(len(texts))
+        return evaluate_files(texts)
+
+    monkeypatch.setattr(live, "evaluate_files", evaluate)
+    world.write("user.rules", "rm")
+    assert [world.programs(tmp_path / name, stale=True) for name in "abc"] == ["rm"] * 3
+    assert evaluated == [1]
+    world.write("user.rules", "rm", "mv")
+    assert [world.programs(tmp_path / name, stale=True) for name in "abc"] == ["rm mv"] * 3
+    assert evaluated == [1, 1]
 
 
 def test_an_untrusted_projects_notes_say_what_does_not_count(world: World, project: Path) -> None:
