@@ -10,6 +10,8 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +27,26 @@ LOCKS = Path("packaging") / "locks"
 
 PROJECT = "project"
 """The group name that stands for the runtime dependencies of the project itself."""
+
+FROM_SOURCE: dict[tuple[str, str], tuple[str, ...]] = {
+    ("Darwin", "x86_64"): ("starlark-pyo3",),  # its authors make no wheels for Intel Macs since 2024.1.4
+}
+"""Runtime dependencies without a wheel, by ``uname``'s system and machine: built from the locked source archive.
+
+They are built by the locked tools of :data:`BUILD_TOOLS` and the machine's Rust, whose packages the archive's own
+``Cargo.lock`` fixes with their hashes. Everything else is installed from wheels, everywhere.
+"""
+
+LEFT_OUT: dict[tuple[str, str], tuple[str, ...]] = {
+    ("Darwin", "x86_64"): ("cryptography",),  # no wheel since 49; a server on stdio never imports it (excluded.py)
+}
+"""Runtime dependencies without a wheel that nothing here runs, in the same form: not installed there."""
+
+BUILD_TOOLS = "from-source"
+"""The group name of what builds :data:`FROM_SOURCE`."""
+
+MACOS_FLOOR = "11.0"
+"""The oldest macOS that anything built for it runs on (``variants.toml`` says the same of the shells)."""
 
 
 def ensure(root: Path, name: str, groups: tuple[str, ...]) -> Path:
@@ -100,6 +122,28 @@ def _pip(python: Path) -> list[str]:
     return [*command, "--only-binary", ":all:"]
 
 
+def without_wheel() -> tuple[str, ...]:
+    """Names of the runtime dependencies that have to be built from source on this machine."""
+    return FROM_SOURCE.get((platform.system(), platform.machine()), ())
+
+
+def _source_options(names: tuple[str, ...]) -> list[str]:
+    """What lets pip build ``names``, and nothing else, with the tools that are installed."""
+    return ["--no-binary", ",".join(names), "--no-build-isolation"] if names else []
+
+
+def _source_environment() -> dict[str, str]:
+    """What fixes such a build: only locked crates, the oldest macOS, and no path of this machine in the library."""
+    home = Path.home()
+    cargo = os.environ.get("CARGO_HOME") or str(home / ".cargo")
+    remapped = [f"--remap-path-prefix={path}={name}" for path, name in ((home, "home"), (cargo, "cargo"))]
+    return {
+        "MATURIN_PEP517_ARGS": "--locked",
+        "MACOSX_DEPLOYMENT_TARGET": MACOS_FLOOR,
+        "RUSTFLAGS": " ".join(remapped),
+    }
+
+
 def requirements(root: Path, group: str) -> list[str]:
     """Return the requirements of ``group``, with the groups it includes."""
     import tomllib  # noqa: PLC0415  (Python 3.11's: the bootstrap imports this file only after it has looked at the version)
@@ -129,6 +173,9 @@ def _make(folder: Path, python: Path) -> None:
 
 def _install(root: Path, folder: Path, python: Path, group: str) -> None:
     """Install ``group``, each file by its locked hash, unless the same requirements and locks are in already."""
+    from_source = without_wheel() if group == PROJECT else ()
+    if from_source:
+        _install(root, folder, python, BUILD_TOOLS)
     wanted = requirements(root, group)
     constraints, lock = root / CONSTRAINTS, root / LOCKS / f"{group}.txt"
     locked = lock.read_bytes() if lock.is_file() else b""
@@ -138,9 +185,21 @@ def _install(root: Path, folder: Path, python: Path, group: str) -> None:
         return
     print(f"environment {folder.name}: installing {group}", flush=True)
     # A group that is not locked yet can be tried; a test wants a lock of every group that is committed.
-    what = ["--require-hashes", "--requirement", str(lock)] if locked else ["--constraint", str(constraints), *wanted]
-    subprocess.run([*_pip(python), *what], check=True, env=_clean_environment())
+    what = _locked(folder, lock, group) if locked else ["--constraint", str(constraints), *wanted]
+    environ = _clean_environment() | (_source_environment() if from_source else {})
+    subprocess.run([*_pip(python), *_source_options(from_source), *what], check=True, env=environ)
     stamp.write_text(digest, encoding="utf-8")
+
+
+def _locked(folder: Path, lock: Path, group: str) -> list[str]:
+    """What tells pip to install the lock's distributions, without those that this machine does without."""
+    left_out = LEFT_OUT.get((platform.system(), platform.machine()), ()) if group == PROJECT else ()
+    if not left_out:
+        return ["--require-hashes", "--requirement", str(lock)]
+    entries = re.split(r"(?m)^(?=\S)", lock.read_text(encoding="utf-8"))
+    kept = folder / f"{group}.txt"
+    kept.write_text("".join(entry for entry in entries if entry.partition("==")[0] not in left_out), encoding="utf-8")
+    return ["--no-deps", "--require-hashes", "--requirement", str(kept)]
 
 
 def _clean_environment() -> dict[str, str]:

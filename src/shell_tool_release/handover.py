@@ -4,6 +4,7 @@ API::
 
     bundle(vendor, platform, folder) -> Path        vendor/<platform> as <platform>.tar, always the same bytes
     gather(folder, vendor) -> list[str]             every archive of ``folder`` into ``vendor``; the platforms
+    too_new(vendor) -> list[str]                    what of a macOS server does not run on the oldest macOS
     offer(workspace, folder) -> dict[str, str]       the finished files and the scripts that publish them, with hashes
     notes(changelog, version) -> str                what the changelog says of a version
 
@@ -25,7 +26,7 @@ import tarfile
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, get_args
 
-from shell_tool_release import github_release, manifest, publish
+from shell_tool_release import environments, github_release, macho, manifest, publish
 from shell_tool_release.cache import file_sha256
 from shell_tool_release.errors import BuildError, run_main
 from shell_tool_release.npm import MTIME, package_path
@@ -75,6 +76,27 @@ def gather(folder: Path, vendor: Path, expected: Iterable[str] = ()) -> list[str
             raise BuildError(f"{path.name} is of no known platform; known are {', '.join(get_args(Target))}")
         _unpack(path, vendor)
     return [path.stem for path in found]
+
+
+def too_new(vendor: Path) -> list[str]:
+    """Say which libraries and programs of the macOS servers do not run on the oldest macOS we promise.
+
+    On macOS the machine's own Python is frozen, and with it the oldest system that it was built for: Homebrew's runs on
+    the system it was installed on and newer ones.
+    """
+    floor = tuple(int(part) for part in environments.MACOS_FLOOR.split("."))
+    wrong = []
+    for platform in get_args(Target):
+        server = vendor / platform / "server"
+        if not platform.startswith("darwin-") or not server.is_dir():
+            continue
+        for path in manifest.files(server):
+            data = path.read_bytes()
+            if data[:4] in {macho.MAGIC_OF_SEVERAL, macho.MAGIC_OF_SEVERAL_64}:
+                wrong.append(f"{path.relative_to(vendor)} holds code for several machines")
+            elif data[:4] == macho.MAGIC and (needs := macho.read(data).minimum) > floor:
+                wrong.append(f"{path.relative_to(vendor)} needs macOS {needs[0]}.{needs[1]}")
+    return wrong
 
 
 def _unpack(path: Path, vendor: Path) -> None:
@@ -195,6 +217,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif arguments.step == "gather":
         expected = get_args(Target) if arguments.all else ()
         sys.stdout.write(f"gathered {', '.join(gather(platforms, workspace.vendor, expected))}\n")
+        if arguments.all and (wrong := too_new(workspace.vendor)):
+            raise BuildError(
+                f"a release runs on macOS {environments.MACOS_FLOOR} and newer, but {'; '.join(wrong)}. "
+                "Freeze it again with a Python made for old systems: its authors' installer, or actions/setup-python"
+            )
     else:
         _tell(offer(workspace, workspace.dist / "scripts"))
 

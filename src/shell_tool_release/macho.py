@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAGIC = b"\xcf\xfa\xed\xfe"
+MAGIC_OF_SEVERAL, MAGIC_OF_SEVERAL_64 = b"\xca\xfe\xba\xbe", b"\xca\xfe\xba\xbf"
+"""How a file begins that holds the code of several machines (<mach-o/fat.h>); no such file is shipped."""
+
 _MACHINES = {0x01000007: "x64", 0x0100000C: "arm64"}
 _LC_SYMTAB, _LC_LOAD_DYLIB, _LC_LOAD_WEAK_DYLIB, _LC_REEXPORT_DYLIB = 0x2, 0xC, 0x80000018, 0x8000001F
 _LC_RPATH, _LC_CODE_SIGNATURE, _LC_VERSION_MIN, _LC_BUILD_VERSION = 0x8000001C, 0x1D, 0x24, 0x32

@@ -7,6 +7,7 @@ too old in order to say so.
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -34,8 +35,10 @@ PACKAGES: dict[str, dict[str, str]] = {
     "make": {"apt": "make", "dnf": "make", "brew": "make"},
     "node": {"apt": "nodejs", "dnf": "nodejs", "brew": "node"},
     "npm": {"apt": "npm", "dnf": "nodejs-npm", "brew": "node"},
+    "cargo": {"apt": "", "dnf": "", "brew": "rust"},
 }
-"""Need → package by package manager; empty where the system has it anyway. The README's lines come from here."""
+"""Need → package by package manager; empty where the system has it anyway, or does not need it. The README's lines come
+from here."""
 
 INSTALL: dict[str, str] = {
     "apt": "sudo apt-get install -y",
@@ -147,6 +150,8 @@ def _tools() -> list[Problem | None]:
     }
     if sys.platform != "darwin":
         wanted["objdump"] = "objdump: the freezer reads with it what a library needs"
+    elif platform.machine() == "x86_64":
+        wanted["cargo"] = "cargo (Rust): for Intel Macs the rules language has no wheel, so it is built from its source"
     return [Problem(tool, text) for tool, text in wanted.items() if shutil.which(tool) is None]
 
 

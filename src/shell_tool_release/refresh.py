@@ -330,9 +330,12 @@ def lock_dependencies(workspace: Workspace, *, upgrade: bool, apply: bool) -> li
     wanted = sorted({line for group in groups for line in environments.requirements(workspace.root, group)})
     compiled = _compiled(wanted, None if upgrade else constraints, hashes=False)
     after = versions(compiled)
+    needed = [line for group in _BUILD_GROUPS for line in environments.requirements(workspace.root, group)]
+    pins = [f"{name}=={version}" for name, version in sorted(after.items())]
+    for machine in _BUILD_MACHINES:
+        _want_wheels(machine, needed, pins)
     if apply:
         head = [line for line in constraints.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
-        pins = [f"{name}=={version}" for name, version in sorted(after.items())]
         constraints.write_text("\n".join([*head, *pins]) + "\n", encoding="utf-8")
         (workspace.root / LOCKS).mkdir(exist_ok=True)
         for group in groups:
@@ -383,16 +386,55 @@ def _is_ours(marker: str | None) -> bool:
 
 
 def _compiled(wanted: Sequence[str], constraints: Path | None, *, hashes: bool) -> str:
-    program = Path(sysconfig.get_path("scripts")) / "uv"
-    if not program.is_file():
-        raise PrerequisiteError(f"uv is not beside {sys.executable}; run: ./run refresh, which installs it")
-    command = [str(program), "pip", "compile", "--universal", "--python-version", "3.11", "--no-header", "--quiet"]
-    command += ["--no-annotate", "--only-binary", ":all:", *(["--generate-hashes"] if hashes else [])]
-    command += ["--constraint", str(constraints)] if constraints else []
-    done = subprocess.run([*command, "-"], input="\n".join(wanted), capture_output=True, text=True, check=False)
+    options = ["--universal", "--python-version", "3.11", *(["--generate-hashes"] if hashes else [])]
+    options += ["--constraint", str(constraints)] if constraints else []
+    done = _uv(options, wanted)
     if done.returncode:
         raise SourceError(f"uv could not resolve the dependencies: {done.stderr.strip()[-1500:]}")
     return done.stdout
+
+
+def _uv(options: Sequence[str], wanted: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Resolve ``wanted`` from wheels, but for what the options let be built."""
+    program = Path(sysconfig.get_path("scripts")) / "uv"
+    if not program.is_file():
+        raise PrerequisiteError(f"uv is not beside {sys.executable}; run: ./run refresh, which installs it")
+    command = [str(program), "pip", "compile", "--no-header", "--quiet", "--no-annotate", "--only-binary", ":all:"]
+    command += [*options, "-"]
+    return subprocess.run(command, input="\n".join(wanted), capture_output=True, text=True, check=False)
+
+
+BUILD_PYTHON = "3.13"
+"""The Python of machines that build: that of the frozen server on Linux, and of the workflow on macOS."""
+
+_BUILD_GROUPS = (environments.PROJECT, "run", "freeze", "release", environments.BUILD_TOOLS)
+"""What a machine installs to build the package."""
+
+_BUILD_MACHINES = {
+    ("Linux", "x86_64"): "x86_64-manylinux2014",
+    ("Linux", "aarch64"): "aarch64-manylinux2014",
+    ("Darwin", "x86_64"): "x86_64-apple-darwin",
+    ("Darwin", "arm64"): "aarch64-apple-darwin",
+}
+"""Machines that build, as ``uname`` says and as uv does."""
+
+
+def _want_wheels(machine: tuple[str, str], wanted: Sequence[str], pins: Sequence[str]) -> None:
+    """SourceError if there is no wheel for a machine that builds, of anything but what ``environments.py`` excepts.
+
+    Authors stop making them for a platform without a word, and the release would fail there, on its day.
+    """
+    with tempfile.TemporaryDirectory(prefix="wheels-") as folder:
+        pinned = Path(folder) / "pins.txt"
+        pinned.write_text("\n".join(pins), encoding="utf-8")
+        needed = _compiled(wanted, pinned, hashes=False).splitlines()
+    built, left_out = environments.FROM_SOURCE.get(machine, ()), environments.LEFT_OUT.get(machine, ())
+    options = ["--python-platform", _BUILD_MACHINES[machine], "--python-version", BUILD_PYTHON, "--no-deps"]
+    options += ["--no-binary", ",".join(built)] if built else []
+    done = _uv(options, [line for line in needed if line.partition("==")[0] not in left_out])
+    if done.returncode:
+        name = " ".join(machine)
+        raise SourceError(f"a build on {name} could not install what it needs: {done.stderr.strip()[-1500:]}")
 
 
 def _changelog(name: str) -> str:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import struct
 import subprocess
 import tarfile
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from release.conftest import copy_any
-from shell_tool_release import github_release, handover, publish
+from shell_tool_release import github_release, handover, macho, publish
 from shell_tool_release.cache import file_sha256
 from shell_tool_release.errors import BuildError
-from shell_tool_release.handover import bundle, gather, notes, offer, write_sums
+from shell_tool_release.handover import bundle, gather, notes, offer, too_new, write_sums
 from shell_tool_release.npm import package_path
+from shell_tool_release.variants import Target
 from shell_tool_release.workspace import Workspace
 
 
@@ -144,6 +148,42 @@ def test_a_release_is_not_packed_without_a_platform(vendor: Path, tmp_path: Path
     bundle(vendor, "linux-x64", tmp_path / "out")
     with pytest.raises(BuildError, match="the archives of darwin-x64 are missing"):
         gather(tmp_path / "out", vendor, ("linux-x64", "darwin-x64"))
+
+
+def _mach_o(major: int, minor: int) -> bytes:
+    """A library for arm64 that says only on which macOS it runs (LC_BUILD_VERSION)."""
+    header = struct.pack("<IIIIIIII", 0xFEEDFACF, 0x0100000C, 0, 6, 1, 24, 0, 0)
+    return header + struct.pack("<IIIIII", 0x32, 24, 1, major << 16 | minor << 8, 0, 0)
+
+
+def test_a_macos_server_for_new_systems_only_is_told(tmp_path: Path) -> None:
+    server = tmp_path / "darwin-arm64" / "server" / "_internal"
+    server.mkdir(parents=True)
+    (server / "Python").write_bytes(_mach_o(11, 0))
+    (server / "os.pyc").write_bytes(b"no program")
+    assert too_new(tmp_path) == []
+    (server / "Python").write_bytes(_mach_o(15, 2))
+    (server / "several.so").write_bytes(macho.MAGIC_OF_SEVERAL + bytes(8))
+    assert too_new(tmp_path) == [
+        "darwin-arm64/server/_internal/Python needs macOS 15.2",
+        "darwin-arm64/server/_internal/several.so holds code for several machines",
+    ]
+
+
+def test_a_release_with_such_a_server_is_not_packed(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = replace(workspace, root=tmp_path)
+    for platform in get_args(Target):
+        server = tmp_path / "made" / platform / "server"
+        server.mkdir(parents=True)
+        (server / "Python").write_bytes(_mach_o(26, 0) if platform == "darwin-x64" else b"-")
+        bundle(tmp_path / "made", platform, other.dist / "platforms")
+    monkeypatch.setattr(handover, "find_workspace", lambda: other)
+    handover.main(["gather"])
+    refused = r"macOS 11.0 and newer, but darwin-x64/server/Python needs macOS 26.0\. Freeze"
+    with pytest.raises(BuildError, match=refused):
+        handover.main(["gather", "--all"])
 
 
 def test_sums_are_sha256sums_own(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from codex_shell_tool_mcp.server.excluded import EXCLUDED_MODULES
 from shell_tool_release import environments, options
+from shell_tool_release.variants import load_variants
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -141,6 +144,60 @@ def test_a_locked_group_is_installed_by_its_hashes(checkout: Path, installs: lis
     lock.write_text("thing==1 --hash=sha256:1\n")
     environments.ensure(checkout, "work", ("some",))
     assert len(installs) == 2
+
+
+def test_what_has_no_wheel_is_built_from_its_locked_source(
+    checkout: Path, installs: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Intel Macs: one is built, with the locked tools alone; one, which nothing runs, is not installed."""
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    environs: list[dict[str, str]] = []
+
+    def run(command: list[str], **named: Any) -> None:
+        installs.append(command)
+        environs.append(named["env"])
+
+    monkeypatch.setattr(subprocess, "run", run)
+    text = (checkout / "pyproject.toml").read_text() + f'{environments.BUILD_TOOLS} = ["tool"]\n'
+    (checkout / "pyproject.toml").write_text(text + '[project]\ndependencies = ["mcp", "starlark-pyo3"]\n')
+    locks = checkout / environments.LOCKS
+    locks.mkdir()
+    (locks / "project.txt").write_text(
+        "anyio==4 --hash=sha256:0\n"
+        "cryptography==50.0.2 \\\n    --hash=sha256:1 \\\n    --hash=sha256:2\n"
+        "mcp==2 --hash=sha256:3\nstarlark-pyo3==2026.1 \\\n    --hash=sha256:4\n"
+    )
+    (locks / f"{environments.BUILD_TOOLS}.txt").write_text("tool==1 --hash=sha256:5\n")
+    folder = environments.ensure(checkout, "work", (environments.PROJECT, "some")).parents[1]
+    tools, project, some = installs
+    wheels_only = ["--only-binary", ":all:"]
+    kept = folder / "project.txt"
+    assert tools[-5:] == [*wheels_only, "--require-hashes", "--requirement", str(locks / "from-source.txt")]
+    assert project[-9:] == [
+        *wheels_only,
+        *("--no-binary", "starlark-pyo3", "--no-build-isolation"),
+        *("--no-deps", "--require-hashes", "--requirement", str(kept)),
+    ]
+    assert kept.read_text() == (
+        "anyio==4 --hash=sha256:0\nmcp==2 --hash=sha256:3\nstarlark-pyo3==2026.1 \\\n    --hash=sha256:4\n"
+    )
+    assert "--no-binary" not in some
+    assert ["MATURIN_PEP517_ARGS" in environ for environ in environs] == [False, True, False]
+    assert environs[1]["MATURIN_PEP517_ARGS"] == "--locked"
+    assert environs[1]["MACOSX_DEPLOYMENT_TARGET"] == environments.MACOS_FLOOR
+
+
+def test_the_exceptions_are_dependencies_of_the_project(workspace: Workspace) -> None:
+    """What is built has its source archive's hash in the lock; what is left out is not part of the frozen server."""
+    lock = (workspace.root / environments.LOCKS / "project.txt").read_text()
+    locked = {line.partition("==")[0] for line in lock.splitlines() if "==" in line}
+    for names in environments.FROM_SOURCE.values():
+        assert set(names) <= locked
+    for names in environments.LEFT_OUT.values():
+        assert set(names) <= locked & set(EXCLUDED_MODULES)
+    baselines = {variant.baseline for variant in load_variants(workspace.variants_file) if variant.libc == "macos"}
+    assert baselines == {environments.MACOS_FLOOR}
 
 
 @pytest.mark.parametrize("file", [str(environments.CONSTRAINTS), "pyproject.toml"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -50,7 +51,7 @@ def test_this_machine_lacks_nothing(workspace: Workspace) -> None:
 def test_everything_is_told_at_once(tmp_path: Path) -> None:
     found = preflight.problems(tmp_path / "checkout", tmp_path / "cache")
     needs = {problem.need for problem in found} - {""}
-    wanted = set(preflight.PACKAGES) - ({"objdump"} if sys.platform == "darwin" else {"libpython"})
+    wanted = set(preflight.PACKAGES) - ({"objdump"} if sys.platform == "darwin" else {"libpython", "cargo"})
     assert needs == wanted
     text = preflight.report(found)
     assert text.startswith(f"This machine lacks {len(found)} things for the build:\n")
@@ -78,6 +79,14 @@ def test_only_what_is_missing_is_named() -> None:
     assert preflight.install_line("brew", ["objdump", "git"]) == "brew install git"
     text = preflight.report([preflight.Problem("", "a folder that can be written")])
     assert text == "This machine lacks one thing for the build:\n  - a folder that can be written"
+
+
+@pytest.mark.usefixtures("nothing_here")
+@pytest.mark.parametrize(("machine", "needed"), [("x86_64", True), ("arm64", False)])
+def test_an_intel_mac_needs_rust(machine: str, needed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    assert any(problem and problem.need == "cargo" for problem in preflight._tools()) is needed
 
 
 def test_an_old_node_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -120,7 +129,8 @@ def test_readme_names_the_packages(workspace: Workspace) -> None:
     readme = (workspace.root / "README.md").read_text()
     for manager in preflight.INSTALL:
         needs = [need for need in preflight.PACKAGES if need != "python" or manager != "apt"]
-        assert preflight.install_line(manager, needs) in readme
+        assert preflight.install_line(manager, [need for need in needs if need != "cargo"]) in readme
+    assert f"`{preflight.install_line('brew', ['cargo'])}`" in readme
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ import hashlib
 import os
 import re
 import shutil
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,7 +21,6 @@ from support.mirror import Mirror, at_level, digest, serve, tiny_lock, tiny_mirr
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from shell_tool_release.lock import BashLock
     from shell_tool_release.workspace import Workspace
@@ -181,3 +182,25 @@ def test_every_group_is_locked_with_hashes(workspace: Workspace) -> None:
             assert wanted.specifier.contains(locked[name], prereleases=True), f"{group}: {line}"
         for entry in re.split(r"\n(?=\S)", text.strip()):
             assert "--hash=sha256:" in entry, f"{group}: {entry}"
+
+
+@pytest.mark.parametrize("machine", list(refresh._BUILD_MACHINES))
+def test_a_machine_that_builds_finds_every_wheel(machine: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for the named exceptions: ``mcp`` needs one that is left out, and one that is built, on Intel Macs."""
+    no_wheel = {"starlark-pyo3", "cryptography"} if machine == ("Darwin", "x86_64") else set()
+
+    def uv(options: list[str], wanted: list[str]) -> subprocess.CompletedProcess[str]:
+        if "--universal" in options:
+            pins = Path(options[options.index("--constraint") + 1]).read_text()
+            return subprocess.CompletedProcess(["uv"], 0, pins, "")
+        built = options[options.index("--no-binary") + 1].split(",") if "--no-binary" in options else []
+        missing = [line for line in wanted if line.partition("==")[0] in no_wheel - set(built)]
+        assert options[options.index("--python-platform") + 1] == refresh._BUILD_MACHINES[machine]
+        return subprocess.CompletedProcess(["uv"], 1 if missing else 0, "", f"no wheel: {missing}")
+
+    monkeypatch.setattr(refresh, "_uv", uv)
+    pins = ["cryptography==50", "mcp==2", "starlark-pyo3==2026.1"]
+    refresh._want_wheels(machine, ["mcp"], pins)
+    no_wheel.add("mcp")
+    with pytest.raises(SourceError, match=rf"a build on {' '.join(machine)} could not .*mcp==2"):
+        refresh._want_wheels(machine, ["mcp"], pins)
