@@ -223,17 +223,17 @@ _Noreturn void attend(struct client *client)
 {
     static struct attributes attributes;
     struct attendance attendance = {.client = client};
-    uint64_t hidden, blocked = signals_block(SIGNALS_ALL);
-    attributes.ignored = signals_ignored();
+    uint64_t blocked = signals_block(SIGNALS_ALL);
     if (!pipe_pair(attendance.relay))
         not_run(client, "no pipe for its signals (is the descriptor limit too low?)", errno);
     fcntl(attendance.relay[0], F_SETFL, O_NONBLOCK);
     fcntl(attendance.relay[1], F_SETFL, O_NONBLOCK);
+    struct relayed relayed = signals_relay(SIGNALS_ALL, attendance.relay[1]);
+    attributes.ignored = relayed.ignored;
     hand_over(client, &attributes, blocked);
     attendance.shares_terminal = (attributes.flags & ATTRIBUTE_TERMINAL) != 0;
-    signals_relay(SIGNALS_ALL, attendance.relay[1]);
-    attendance.hidden = signals_hidden(&hidden);
-    signals_block(hidden);
+    attendance.hidden = signals_hidden(&relayed.hidden);
+    signals_block(relayed.hidden);
     for (;;)
         attend_once(&attendance);
 }

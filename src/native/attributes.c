@@ -22,6 +22,24 @@
 #define SUPERVISOR_NAME "codex-shell-sup"
 #define WAITING_NAME "codex-waiting"
 
+#ifdef __linux__
+
+/* musl's functions for these always fail: POSIX means something else by them. */
+static bool same_class(pid_t process)
+{
+    return syscall(SYS_sched_getscheduler, process) == syscall(SYS_sched_getscheduler, 0);
+}
+
+#else
+
+static bool same_class(pid_t process)
+{
+    (void)process; /* a process can only ask for this about itself */
+    return true;
+}
+
+#endif
+
 static uint64_t number_of(rlim_t limit)
 {
     return limit == RLIM_INFINITY ? UNLIMITED : (uint64_t)limit;
@@ -60,6 +78,13 @@ bool apply_nice(const struct attributes *attributes)
     return setpriority(PRIO_PROCESS, 0, attributes->nice) == 0;
 }
 
+bool is_as_urgent(const struct attributes *attributes, pid_t process)
+{
+    errno = 0;
+    int now = getpriority(PRIO_PROCESS, 0);
+    return errno == 0 && attributes->nice <= now && (process <= 0 || same_class(process));
+}
+
 bool apply_limits(const struct attributes *attributes)
 {
     for (uint32_t i = 0; i < attributes->count; i++) {
@@ -82,7 +107,6 @@ bool apply_limits(const struct attributes *attributes)
 
 #ifdef __linux__
 
-/* musl's functions for these always fail: POSIX means something else by them. */
 static void adopt_class(pid_t process)
 {
     struct sched_param theirs, ours;

@@ -15,6 +15,9 @@ void take_attributes(struct attributes *attributes, uint64_t blocked);
 bool apply_nice(const struct attributes *attributes);
 bool apply_limits(const struct attributes *attributes);
 
+/* Whether what gets these, and the process's scheduling class, is no less urgent than we are. */
+bool is_as_urgent(const struct attributes *attributes, pid_t process);
+
 /* Takes over from the process what has no place in struct attributes: scheduling class, I/O priority, processors, and how
  * readily it is killed for want of memory. Nothing of this keeps a program from running, so what cannot be had is left. */
 void adopt_standing(pid_t process);

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #ifdef __linux__
@@ -37,6 +38,16 @@ const char *stage_text(int stage)
     }
 }
 
+/* What the child works with. It may live in its parent's memory: what is to be changed are copies, made before, and it
+ * allocates nothing. */
+struct becoming {
+    const struct escalation *escalation;
+    int *descriptors;
+    char **argv, **env;
+    int report;
+    pid_t parent;
+};
+
 static _Noreturn void fail(int pipe, enum start_stage stage)
 {
     struct start_report report = {(int)stage, errno};
@@ -65,21 +76,23 @@ static bool clear_number(int number, int *descriptors, size_t count, int *const 
     return *user >= 0;
 }
 
-static bool place_descriptors(const struct escalation *escalation, int *program, int *report)
+static bool place_descriptors(const struct becoming *becoming, int *program, int *report)
 {
+    const struct escalation *escalation = becoming->escalation;
     int *const others[] = {program, report};
+    int *descriptors = becoming->descriptors;
     for (size_t i = 0; i < escalation->count; i++) {
         int number = (int)escalation->numbers[i];
-        if (escalation->descriptors[i] == number) {
+        if (descriptors[i] == number) {
             if (!set_close_on_exec(number, false))
                 return false;
             continue;
         }
-        if (!clear_number(number, escalation->descriptors + i + 1, escalation->count - i - 1, others, 2) ||
-            dup2(escalation->descriptors[i], number) < 0)
+        if (!clear_number(number, descriptors + i + 1, escalation->count - i - 1, others, 2) ||
+            dup2(descriptors[i], number) < 0)
             return false;
-        close(escalation->descriptors[i]);
-        escalation->descriptors[i] = number;
+        close(descriptors[i]);
+        descriptors[i] = number;
     }
     return true;
 }
@@ -159,13 +172,10 @@ static void execute_descriptor(const struct escalation *escalation, int program,
 
 #endif
 
-static _Noreturn void execute(const struct escalation *escalation, int program, int report)
+static _Noreturn void execute(const struct becoming *becoming, int program, int report)
 {
+    const struct escalation *escalation = becoming->escalation;
     const struct request *what = &escalation->spawn->what;
-    char **argv = string_vector(what->argv, what->argc);
-    char **env = string_vector(what->env, what->envc);
-    if (argv == NULL || env == NULL)
-        fail(report, STAGE_MEMORY);
     if (program >= 0 && (!unchanged(escalation->spawn, program) ||
                          ((what->flags & SPAWN_BY_PATH) != 0 && !same_file(what->file, program)))) {
         errno = ESTALE;
@@ -173,9 +183,9 @@ static _Noreturn void execute(const struct escalation *escalation, int program, 
     }
     signals_block(escalation->attributes->blocked);
     if ((what->flags & SPAWN_BY_PATH) != 0 || program < 0)
-        execve(what->file, argv, env);
+        execve(what->file, becoming->argv, becoming->env);
     else
-        execute_descriptor(escalation, program, argv, env);
+        execute_descriptor(escalation, program, becoming->argv, becoming->env);
     fail(report, errno == ESTALE ? STAGE_CHANGED : STAGE_EXEC);
 }
 
@@ -190,16 +200,16 @@ static bool enter_directory(const struct escalation *escalation)
     return chdir(escalation->spawn->what.cwd) == 0;
 }
 
-static _Noreturn void become_program(const struct escalation *escalation, int report, pid_t parent)
+static void become_program(const void *what)
 {
-    int program = escalation->program;
+    const struct becoming *becoming = what;
+    const struct escalation *escalation = becoming->escalation;
+    int program = escalation->program, report = becoming->report;
 #ifdef __linux__
     /* Should we be killed, it goes as well. */
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (getppid() != parent)
+    if (getppid() != becoming->parent)
         _exit(127);
-#else
-    (void)parent;
 #endif
     if (setpgid(0, escalation->group) != 0)
         fail(report, STAGE_GROUP);
@@ -210,34 +220,74 @@ static _Noreturn void become_program(const struct escalation *escalation, int re
         fail(report, STAGE_PRIORITY);
     if (escalation->client > 0)
         adopt_standing(escalation->client);
-    if (!place_descriptors(escalation, &program, &report))
+    if (!place_descriptors(becoming, &program, &report))
         fail(report, STAGE_DESCRIPTORS);
-    signals_reset(escalation->attributes->ignored);
+    signals_hand_on(escalation->attributes->ignored);
     setrlimit(RLIMIT_NOFILE, &escalation->limit);
     if (!apply_limits(escalation->attributes))
         fail(report, STAGE_LIMITS);
-    execute(escalation, program, report);
+    execute(becoming, program, report);
 }
 
-pid_t start_escalated(const struct escalation *escalation, int *report)
+/* The child, where it has what it needs. It gets on as fast as we do unless it is to be less urgent: then we do not wait. */
+static pid_t start_child(struct becoming *becoming)
 {
-    int ends[2];
-    pid_t parent = getpid();
-    if (!pipe_pair(ends))
-        return -1;
-    uint64_t mask = signals_block(SIGNALS_ALL);
+    const struct escalation *escalation = becoming->escalation;
+    if (is_as_urgent(escalation->attributes, escalation->client))
+        return group_vfork(become_program, becoming);
     pid_t child = group_fork();
     if (child == 0)
-        become_program(escalation, ends[1], parent);
+        become_program(becoming);
+    return child;
+}
+
+static bool prepare(struct becoming *becoming)
+{
+    const struct escalation *escalation = becoming->escalation;
+    const struct request *what = &escalation->spawn->what;
+    becoming->argv = string_vector(what->argv, what->argc);
+    becoming->env = string_vector(what->env, what->envc);
+    becoming->descriptors = malloc((escalation->count + 1) * sizeof *becoming->descriptors);
+    if (becoming->argv == NULL || becoming->env == NULL || becoming->descriptors == NULL)
+        return false;
+    if (escalation->count > 0)
+        memcpy(becoming->descriptors, escalation->descriptors, escalation->count * sizeof *becoming->descriptors);
+    return true;
+}
+
+static pid_t start_prepared(struct becoming *becoming, int *report)
+{
+    int ends[2];
+    pid_t group = becoming->escalation->group;
+    if (!pipe_pair(ends))
+        return -1;
+    becoming->report = ends[1];
+    uint64_t mask = signals_block(SIGNALS_ALL);
+    pid_t child = start_child(becoming);
     int error = errno;
     if (child > 0)
-        setpgid(child, escalation->group == 0 ? child : escalation->group); /* whoever of us is first */
+        setpgid(child, group == 0 ? child : group); /* whoever of us is first */
     signals_block(mask);
     close(ends[1]);
     if (child < 0)
         close(ends[0]);
     else
         *report = ends[0];
+    errno = error;
+    return child;
+}
+
+pid_t start_escalated(const struct escalation *escalation, int *report)
+{
+    struct becoming becoming = {.escalation = escalation, .parent = getpid()};
+    pid_t child = -1;
+    errno = ENOMEM;
+    if (prepare(&becoming))
+        child = start_prepared(&becoming, report);
+    int error = errno;
+    free(becoming.argv);
+    free(becoming.env);
+    free(becoming.descriptors);
     errno = error;
     return child;
 }

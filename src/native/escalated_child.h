@@ -12,7 +12,7 @@
 struct escalation {
     const struct spawn *spawn;
     int program, cwd;        /* -1: not attached */
-    int *descriptors;        /* ours; numbers[i] is what descriptors[i] is called in the child */
+    const int *descriptors;  /* ours; numbers[i] is what descriptors[i] is called in the child */
     const uint32_t *numbers;
     size_t count;
     const struct attributes *attributes;
@@ -22,7 +22,7 @@ struct escalation {
 };
 
 enum start_stage { STAGE_EXEC, STAGE_PARENT, STAGE_GROUP, STAGE_DIRECTORY, STAGE_PRIORITY, STAGE_DESCRIPTORS,
-                   STAGE_LIMITS, STAGE_MEMORY, STAGE_CHANGED };
+                   STAGE_LIMITS, STAGE_CHANGED };
 
 /* What comes through the report pipe when the program could not be started; nothing but its end when it was. */
 struct start_report {

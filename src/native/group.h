@@ -12,6 +12,11 @@ bool group_make(const char *path);
 /* fork(2), the child in the group. */
 pid_t group_fork(void);
 
+/* As group_fork, but where it can be the child calls `become`, which does not return, in our own memory, and we wait until
+ * it has exec'd or ended (vfork(2)): nothing is copied that the exec would throw away. It may change nothing that we use
+ * later, and must do nothing that takes time. */
+pid_t group_vfork(void (*become)(const void *what), const void *what);
+
 /* Kills all members, after telling each of them. */
 void group_kill(void (*each)(pid_t member));
 

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdint.h>
 #include <sys/stat.h>
@@ -44,6 +45,70 @@ pid_t group_fork(void)
     /* Not a fork and then a move, which waits for every processor. The child makes system calls only, until it execs. */
     pid_t child = folder < 0 ? -1 : (pid_t)syscall(SYS_clone3, &arguments, sizeof arguments);
     return child >= 0 ? child : fork();
+}
+
+/* As much as `become` and what it calls ever need, many times over. One child at a time uses it, while we wait. */
+static uint8_t child_stack[64 * 1024] __attribute__((aligned(16)));
+
+/* clone3(2), the child on a stack of its own: on ours it would overwrite where we return to. Returns in the parent only. */
+static long clone_onto(const struct clone_arguments *arguments, void (*become)(const void *what), const void *what)
+{
+#if defined(__x86_64__)
+    long result;
+    register void (*call)(const void *) __asm__("r12") = become;
+    register const void *argument __asm__("r13") = what;
+    __asm__ volatile("syscall\n\t"
+                     "testq %%rax, %%rax\n\t"
+                     "jnz 1f\n\t"
+                     "xorl %%ebp, %%ebp\n\t"
+                     "movq %%r13, %%rdi\n\t"
+                     "callq *%%r12\n\t"
+                     "ud2\n"
+                     "1:"
+                     : "=a"(result)
+                     : "0"((long)SYS_clone3), "D"(arguments), "S"(sizeof *arguments), "r"(call), "r"(argument)
+                     : "rcx", "r11", "cc", "memory");
+    return result;
+#elif defined(__aarch64__)
+    register long number __asm__("x8") = SYS_clone3;
+    register const void *first __asm__("x0") = arguments;
+    register size_t second __asm__("x1") = sizeof *arguments;
+    register void (*call)(const void *) __asm__("x9") = become;
+    register const void *argument __asm__("x10") = what;
+    __asm__ volatile("svc 0\n\t"
+                     "cbnz x0, 1f\n\t"
+                     "mov x29, xzr\n\t"
+                     "mov x0, x10\n\t"
+                     "blr x9\n\t"
+                     "brk 1\n"
+                     "1:"
+                     : "+r"(first)
+                     : "r"(second), "r"(number), "r"(call), "r"(argument)
+                     : "cc", "memory");
+    return (long)first;
+#else
+    (void)arguments, (void)become, (void)what;
+    return -ENOSYS;
+#endif
+}
+
+pid_t group_vfork(void (*become)(const void *what), const void *what)
+{
+    struct clone_arguments arguments = {
+        .flags = CLONE_VM | CLONE_VFORK, .exit_signal = SIGCHLD,
+        .stack = (uint64_t)(uintptr_t)child_stack, .stack_size = sizeof child_stack,
+    };
+    if (folder >= 0) {
+        arguments.flags |= INTO_CGROUP;
+        arguments.cgroup = (uint64_t)folder;
+    }
+    long child = clone_onto(&arguments, become, what);
+    if (child < 0) {
+        child = group_fork();
+        if (child == 0)
+            become(what);
+    }
+    return (pid_t)child;
 }
 
 static void tell_members(void (*each)(pid_t member))

@@ -14,6 +14,14 @@ pid_t group_fork(void)
     return fork();
 }
 
+pid_t group_vfork(void (*become)(const void *what), const void *what)
+{
+    pid_t child = fork();
+    if (child == 0)
+        become(what);
+    return child;
+}
+
 void group_kill(void (*each)(pid_t member))
 {
     (void)each;

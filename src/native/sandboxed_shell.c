@@ -120,7 +120,7 @@ static _Noreturn void become_shell(const struct shell_start *start, int report, 
     if (!sandbox_apply(&start->sandbox, &refusal))
         report_failure(report, refusal.error, &refusal.text);
     setrlimit(RLIMIT_NOFILE, &start->limit);
-    signals_reset(0);
+    signals_hand_on(0);
     signals_block(0);
     execve(start->path, start->argv, environment);
     int error = errno;

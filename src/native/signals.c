@@ -51,12 +51,7 @@ static bool sent_by_kernel(const siginfo_t *info)
 
 int signals_hidden(uint64_t *set)
 {
-    struct sigaction action;
     int descriptor = -1;
-    *set = 0;
-    for (int number = SIGSYS + 1; number <= (int)SIGNAL_MAX; number++)
-        if (sigaction(number, NULL, &action) != 0)
-            *set |= SIGNAL_BIT(number);
     if (*set != 0) /* not signalfd(3): its set cannot hold them either */
         descriptor = above_standard((int)syscall(SYS_signalfd4, -1, set, sizeof *set, SFD_CLOEXEC | SFD_NONBLOCK));
     if (descriptor < 0)
@@ -110,8 +105,8 @@ static bool sent_by_kernel(const siginfo_t *info)
 
 int signals_hidden(uint64_t *set)
 {
-    *set = 0;
-    return -1; /* the system has no others than its C library knows */
+    *set = 0; /* the system has no others than its C library knows */
+    return -1;
 }
 
 bool signals_next_hidden(int descriptor, struct caught *caught)
@@ -123,23 +118,19 @@ bool signals_next_hidden(int descriptor, struct caught *caught)
 
 #endif
 
-uint64_t signals_ignored(void)
-{
-    uint64_t ignored = 0;
-    for (int number = 1; number <= (int)SIGNAL_MAX; number++)
-        if (is_ignored(number))
-            ignored |= SIGNAL_BIT(number);
-    return ignored;
-}
-
 /* Those whose disposition may be another than the default one: sixty calls less for each child. */
 static uint64_t changed = SIGNALS_ALL;
 
-void signals_reset(uint64_t ignored)
+void signals_hand_on(uint64_t ignored)
 {
     for (int number = 1; number <= (int)SIGNAL_MAX; number++)
         if (((changed | ignored) & SIGNAL_BIT(number)) != 0)
             set_disposition(number, (ignored & SIGNAL_BIT(number)) != 0);
+}
+
+void signals_reset(uint64_t ignored)
+{
+    signals_hand_on(ignored);
     changed = ignored;
 }
 
@@ -166,16 +157,24 @@ static void relay(int number, siginfo_t *info, void *context)
     errno = error;
 }
 
-void signals_relay(uint64_t which, int pipe)
+struct relayed signals_relay(uint64_t which, int pipe)
 {
-    struct sigaction action = {.sa_flags = SA_SIGINFO | SA_RESTART};
+    struct relayed found = {0, 0};
+    struct sigaction action = {.sa_flags = SA_SIGINFO | SA_RESTART}, before;
     action.sa_sigaction = relay;
     sigfillset(&action.sa_mask);
     relay_pipe = pipe;
     changed |= which;
-    for (int number = 1; number <= (int)SIGNAL_MAX; number++)
-        if (number != SIGKILL && number != SIGSTOP && (which & SIGNAL_BIT(number)) != 0)
-            sigaction(number, &action, NULL); /* fails for numbers that do not exist here, or that the C library uses */
+    for (int number = 1; number <= (int)SIGNAL_MAX; number++) {
+        if (number == SIGKILL || number == SIGSTOP || (which & SIGNAL_BIT(number)) == 0)
+            continue;
+        bool caught = sigaction(number, &action, &before) == 0; /* not if the C library uses it, or there is none */
+        if (!caught)
+            found.hidden |= SIGNAL_BIT(number);
+        if (caught ? (before.sa_flags & SA_SIGINFO) == 0 && before.sa_handler == SIG_IGN : is_ignored(number))
+            found.ignored |= SIGNAL_BIT(number);
+    }
+    return found;
 }
 
 void die_of(int number)

@@ -10,11 +10,12 @@
 
 /* Sets the mask of blocked signals and returns the one before. */
 uint64_t signals_block(uint64_t mask);
-uint64_t signals_ignored(void);
 
 /* Every disposition becomes the default one, or "ignore" for those in the set. From the first call on, all others are only
  * to be changed by the functions here. */
 void signals_reset(uint64_t ignored);
+/* The same in a child that is about to exec, and may live in its parent's memory: there nothing is noted. */
+void signals_hand_on(uint64_t ignored);
 void signals_ignore(int number);
 
 /* A caught signal in the pipe. `from_kernel`: sent by the terminal or the kernel, not by kill(2). */
@@ -23,11 +24,17 @@ struct caught {
     uint8_t from_kernel;
 };
 
-/* Has the signals of the set written to the pipe, which must not block, as struct caught. */
-void signals_relay(uint64_t which, int pipe);
+/* Of the set: what was ignored before, and what cannot be caught. */
+struct relayed {
+    uint64_t ignored, hidden;
+};
 
-/* Those that signals_relay cannot catch because the C library keeps them for itself (musl: 32 to 34, and 34 is what
- * kill(1) calls RTMIN). As long as the set stays blocked they can be read from the descriptor. -1 if there are none. */
+/* Has the signals of the set written to the pipe, which must not block, as struct caught. */
+struct relayed signals_relay(uint64_t which, int pipe);
+
+/* For those that signals_relay cannot catch because the C library keeps them for itself (musl: 32 to 34, and 34 is what
+ * kill(1) calls RTMIN). As long as the set stays blocked they can be read from the descriptor. -1 and an empty set if there
+ * are none. */
 int signals_hidden(uint64_t *set);
 /* What signals_hidden says of the next one. False if there is none. */
 bool signals_next_hidden(int descriptor, struct caught *caught);

@@ -226,6 +226,45 @@ os.dup2(os.open('/etc', os.O_RDONLY), 31)
         assert set(map(int, call.printed().split())) <= {0, 1, 2, 3, 31}
 
 
+@pytest.mark.parametrize("number", [1022, 1024, 1025, 1087, 1088, 2047, 4095])
+def test_a_descriptor_of_any_number_is_found(number: int) -> None:
+    """Up to 1023 they are found without /proc; there is one above, or there is none."""
+    code = f"resource.setrlimit(resource.RLIMIT_NOFILE, (5000, 5000)); os.dup2(0, {number})"
+    with supervised(_setup(code, "/bin/ls", "ls", "/proc/self/fd")) as call:
+        call.escalate_next()
+        assert call.shell_exit().value == 0
+        assert set(map(int, call.printed().split())) == {0, 1, 2, 3, number}
+
+
+@pytest.mark.parametrize("number", [40, 900, 1500])
+def test_a_descriptor_above_the_limit_is_found(number: int) -> None:
+    """It was opened before the limit was lowered, which poll(2) then keeps to."""
+    code = f"os.dup2(0, {number}); resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))"
+    text = f"ls /proc/self/fd/{number} && ulimit -n"
+    raised = "resource.setrlimit(resource.RLIMIT_NOFILE, (5000, 5000));"
+    with supervised(_setup(f"{raised} {code}", "/bin/sh", "sh", "-c", text)) as call:
+        call.escalate_next()
+        call.shell_exit()
+        assert call.printed().split() == [b"/proc/self/fd/%d" % number, b"32"]
+
+
+def test_what_one_program_ignores_the_next_does_not() -> None:
+    """The supervisor's own notes are not touched by a child in its memory."""
+    ignored = f"{OUTSIDE} 'grep SigIgn /proc/self/status'"
+    with script(f"(trap '' INT USR1; {ignored}); {ignored}; (trap '' QUIT; {ignored}); {ignored}") as call:
+        for _ in range(4):
+            call.escalate_next()
+        call.shell_exit()
+        masks = [int(word, 16) for word in call.printed().split()[1::2]]
+        usual = masks[1]
+        assert masks == [
+            usual | 1 << (signal.SIGINT - 1) | 1 << (signal.SIGUSR1 - 1),
+            usual,
+            usual | 1 << (signal.SIGQUIT - 1),
+            usual,
+        ]
+
+
 @pytest.mark.flood
 def test_more_descriptors_than_can_be_handed_over() -> None:
     code = """
