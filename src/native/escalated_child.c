@@ -11,6 +11,7 @@
 #ifdef __linux__
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #endif
 
 #include "attributes.h"
@@ -229,11 +230,53 @@ static void become_program(const void *what)
     execute(becoming, program, report);
 }
 
-/* The child, where it has what it needs. It gets on as fast as we do unless it is to be less urgent: then we do not wait. */
+#ifdef __linux__
+
+/* Whether its file system is one of this machine's own (statfs(2), <linux/magic.h>): none that waits for a network or for
+ * another program. */
+static bool is_at_hand(int descriptor)
+{
+    static const unsigned long own[] = {
+        0xef53,     /* ext2 to ext4 */
+        0x58465342, /* XFS */
+        0x9123683e, /* Btrfs */
+        0x01021994, /* tmpfs */
+        0x794c7630, /* overlayfs */
+        0xf2f52010, /* F2FS */
+        0x2fc12fc1, /* ZFS */
+        0xca451a4e, /* bcachefs */
+        0x73717368, /* SquashFS */
+        0xe0f5e1e2, /* EROFS */
+    };
+    struct statfs found;
+    if (descriptor < 0 || fstatfs(descriptor, &found) != 0)
+        return false;
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
+        if ((unsigned long)found.f_type == own[i])
+            return true;
+    return false;
+}
+
+#else
+
+static bool is_at_hand(int descriptor)
+{
+    (void)descriptor;
+    return false;
+}
+
+#endif
+
+/* The child. We wait for its exec where that is soon: it has all it needs, is to be no less urgent than we are, and asks no
+ * network for its program and its directory. Anything may keep us waiting otherwise, and with us the whole call.
+ *
+ * What is left: before Linux 5.16 a signal that comes with a core file ends all who share the memory of the process it hits,
+ * so one that a script sends in the instant before the exec ends us, and with us the call. */
 static pid_t start_child(struct becoming *becoming)
 {
     const struct escalation *escalation = becoming->escalation;
-    if (is_as_urgent(escalation->attributes, escalation->client))
+    if (is_as_urgent(escalation->attributes, escalation->client) && is_at_hand(escalation->program) &&
+        is_at_hand(escalation->cwd))
         return group_vfork(become_program, becoming);
     pid_t child = group_fork();
     if (child == 0)
