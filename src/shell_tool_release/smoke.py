@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import platform
@@ -21,6 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -146,12 +148,15 @@ class Place:
 
     root: Path
     installed: Path = field(init=False)
-    repository: Path = field(init=False)
     home: Path = field(init=False)
 
     def __post_init__(self) -> None:
-        for name in ("installed", "repository", "home"):
+        for name in ("installed", "home"):
             object.__setattr__(self, name, self.root / name)
+
+    def repository(self, shell: Shell) -> Path:
+        """Where the job of ``shell`` is done."""
+        return self.root / f"repository-{shell}"
 
     def environ(self) -> dict[str, str]:
         """What the server is started with: the user's PATH and nothing else of theirs."""
@@ -175,14 +180,26 @@ def smoke(
     """
     place = prepare(workspace.build / "smoke")
     _install(place, package)
-    what = f"the package {package.name}"
-    results = [result for shell in shells for result in do_job(place, ["npx", COMMAND], say, what, shell)]
+    results = _do_jobs(place, f"the package {package.name}", say, shells)
     launcher = place.installed / "node_modules" / ".bin" / COMMAND
     return Outcome(
-        results=tuple(results),
+        results=results,
         npx_ms=measure_start(["npx", COMMAND], place, NPX_STARTS),
         direct_ms=measure_start([str(launcher)], place, STARTS),
     )
+
+
+def _do_jobs(place: Place, what: str, say: Callable[[str], object], shells: Sequence[Shell]) -> tuple[Result, ...]:
+    """The job of each shell, side by side, through ``npx``; said in the order of ``shells``."""
+    said: dict[Shell, list[str]] = {shell: [] for shell in shells}
+    with ThreadPoolExecutor(len(shells)) as pool:
+        jobs = [pool.submit(do_job, place, ["npx", COMMAND], said[shell].append, what, shell) for shell in shells]
+    for text in itertools.chain(*said.values()):
+        say(text)
+    failed = [error for job in jobs if (error := job.exception()) is not None]
+    if len(failed) > 1 and all(isinstance(error, BuildError) for error in failed):
+        raise BuildError("\n".join(map(str, failed)))
+    return tuple(itertools.chain(*(job.result() for job in jobs)))
 
 
 def do_job(
@@ -195,9 +212,9 @@ def do_job(
     Raises:
         BuildError: A step was not as it should be; every such step is listed, after the name ``what``.
     """
-    _empty(place.repository)
+    _empty(place.repository(shell))
     options = [] if shell == SHELLS[0] else ["--shell", shell]
-    results = asyncio.run(_run_job(place, [*command, *options], job(shell)))
+    results = asyncio.run(_run_job(place, [*command, *options], shell))
     say(f"A session of {shell}:\n{transcript(results)}")
     bad = [f"  {result.step.command}\n    {problem}" for result in results for problem in result.problems]
     if bad:
@@ -214,7 +231,7 @@ def prepare(root: Path) -> Place:
     """Make the folders of a trial anew below ``root``."""
     shutil.rmtree(root, ignore_errors=True)
     place = Place(root=root)
-    for folder in (place.installed, place.repository, place.home / ".codex" / "rules"):
+    for folder in (place.installed, place.home / ".codex" / "rules"):
         folder.mkdir(parents=True)
     (place.home / ".codex" / "rules" / "smoke.rules").write_text(RULES, encoding="utf-8")
     identity = "[user]\n\tname = smoke test\n\temail = smoke-test@invalid\n[init]\n\tdefaultBranch = main\n"
@@ -232,8 +249,9 @@ def _install(place: Place, package: Path) -> None:
         raise BuildError(f"npm could not install {package} (status {done.returncode}):\n{done.stdout}{done.stderr}")
 
 
-async def _run_job(place: Place, command: Sequence[str], steps: Sequence[Step]) -> tuple[Result, ...]:
-    """One session with the server that ``command`` starts, all steps in turn."""
+async def _run_job(place: Place, command: Sequence[str], shell: Shell) -> tuple[Result, ...]:
+    """One session of ``shell`` with the server that ``command`` starts, all steps in turn."""
+    repository = place.repository(shell)
     answers: list[Answer | None] = [None]
     asked: list[str] = []
 
@@ -248,12 +266,12 @@ async def _run_job(place: Place, command: Sequence[str], steps: Sequence[Step]) 
         ClientSession(read, write, read_timeout_seconds=60, elicitation_callback=on_question) as session,
     ):
         await session.initialize()
-        await session.send_request(_sandbox_state(place.repository), RequestParams)
+        await session.send_request(_sandbox_state(repository), RequestParams)
         results = []
-        for step in steps:
+        for step in job(shell):
             answers[0] = step.answer
             asked.clear()
-            call = {"command": step.command, "workdir": str(place.repository), "login": False}
+            call = {"command": step.command, "workdir": str(repository), "login": False}
             called = await session.call_tool("shell", call)
             results.append(_judge(step, called, tuple(asked)))
         return tuple(results)

@@ -112,8 +112,11 @@ def test_a_step_that_goes_wrong_fails_the_release(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(smoke, "_install", lambda *_: None)
     monkeypatch.setattr(smoke, "_run_job", run_nothing)
-    with pytest.raises(BuildError, match=r"does not do its job with bash:\n  c\n    exit code 1, not 0"):
-        smoke.smoke(Workspace(root=tmp_path), tmp_path / "package.tgz", lambda _: None)
+    said: list[str] = []
+    wrong = r"does not do its job with {}:\n  c\n    exit code 1, not 0"
+    with pytest.raises(BuildError, match=rf"{wrong.format('bash')}\n.* {wrong.format('zsh')}"):
+        smoke.smoke(Workspace(root=tmp_path), tmp_path / "package.tgz", said.append)
+    assert [text.splitlines()[0] for text in said] == ["A session of bash:", "A session of zsh:"]
 
 
 def test_a_package_that_npm_refuses_is_an_error(tmp_path: Path) -> None:
