@@ -90,7 +90,7 @@ static void hand_over(struct client *client, struct attributes *attributes, uint
     static struct handover handover;
     handover.client = client;
     fstat(client->rendezvous, &handover.rendezvous);
-    each_descriptor(consider, &handover);
+    each_usable_descriptor(consider, &handover);
     if (handover.too_many)
         not_run(client, "more than 4096 descriptors are open; an escalated program cannot be given so many", 0);
     take_attributes(attributes, blocked);
@@ -229,6 +229,7 @@ _Noreturn void attend(struct client *client)
     fcntl(attendance.relay[0], F_SETFL, O_NONBLOCK);
     fcntl(attendance.relay[1], F_SETFL, O_NONBLOCK);
     struct relayed relayed = signals_relay(SIGNALS_ALL, attendance.relay[1]);
+    signals_block(SIGNALS_ALL); /* musl has let two of its own through (33 and 34) */
     attributes.ignored = relayed.ignored;
     hand_over(client, &attributes, blocked);
     attendance.shares_terminal = (attributes.flags & ATTRIBUTE_TERMINAL) != 0;

@@ -22,24 +22,6 @@
 #define SUPERVISOR_NAME "codex-shell-sup"
 #define WAITING_NAME "codex-waiting"
 
-#ifdef __linux__
-
-/* musl's functions for these always fail: POSIX means something else by them. */
-static bool same_class(pid_t process)
-{
-    return syscall(SYS_sched_getscheduler, process) == syscall(SYS_sched_getscheduler, 0);
-}
-
-#else
-
-static bool same_class(pid_t process)
-{
-    (void)process; /* a process can only ask for this about itself */
-    return true;
-}
-
-#endif
-
 static uint64_t number_of(rlim_t limit)
 {
     return limit == RLIM_INFINITY ? UNLIMITED : (uint64_t)limit;
@@ -78,13 +60,6 @@ bool apply_nice(const struct attributes *attributes)
     return setpriority(PRIO_PROCESS, 0, attributes->nice) == 0;
 }
 
-bool is_as_urgent(const struct attributes *attributes, pid_t process)
-{
-    errno = 0;
-    int now = getpriority(PRIO_PROCESS, 0);
-    return errno == 0 && attributes->nice <= now && (process <= 0 || same_class(process));
-}
-
 bool apply_limits(const struct attributes *attributes)
 {
     for (uint32_t i = 0; i < attributes->count; i++) {
@@ -107,6 +82,7 @@ bool apply_limits(const struct attributes *attributes)
 
 #ifdef __linux__
 
+/* musl's functions for these always fail: POSIX means something else by them. */
 static void adopt_class(pid_t process)
 {
     struct sched_param theirs, ours;
@@ -157,13 +133,28 @@ static size_t read_oom_score(pid_t process, char *score, size_t room)
     return got < 0 ? 0 : (size_t)got;
 }
 
-static void adopt_oom_score(pid_t process)
+/* Whether it has another score than children of ours; `theirs` is that, of `*wanted` bytes, 0 if it cannot be read. */
+static bool differs(pid_t process, char theirs[16], size_t *wanted)
 {
-    char theirs[16], ours[16];
-    size_t wanted = read_oom_score(process, theirs, sizeof theirs);
+    char ours[16];
+    *wanted = read_oom_score(process, theirs, 16);
     ssize_t got = score_of_children < 0 ? -1 : pread(score_of_children, ours, sizeof ours, 0);
     size_t now = got < 0 ? read_oom_score(getpid(), ours, sizeof ours) : (size_t)got;
-    if (wanted == 0 || (wanted == now && memcmp(theirs, ours, now) == 0))
+    return *wanted != 0 && (*wanted != now || memcmp(theirs, ours, now) != 0);
+}
+
+bool has_our_oom_score(pid_t process)
+{
+    char theirs[16];
+    size_t wanted;
+    return !differs(process, theirs, &wanted);
+}
+
+void adopt_oom_score(pid_t process)
+{
+    char theirs[16];
+    size_t wanted;
+    if (!differs(process, theirs, &wanted))
         return;
     int file = open_descriptor("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
     if (file >= 0)
@@ -176,7 +167,6 @@ void adopt_standing(pid_t process)
     adopt_class(process);
     adopt_io_priority(process);
     adopt_processors(process);
-    adopt_oom_score(process);
 }
 
 void name_supervisor(bool waits)
@@ -210,6 +200,17 @@ void adopt_prepare(void)
 void adopt_standing(pid_t process)
 {
     (void)process; /* a process can only ask for these about itself */
+}
+
+bool has_our_oom_score(pid_t process)
+{
+    (void)process;
+    return true;
+}
+
+void adopt_oom_score(pid_t process)
+{
+    (void)process;
 }
 
 void name_supervisor(bool waits)

@@ -15,12 +15,14 @@ void take_attributes(struct attributes *attributes, uint64_t blocked);
 bool apply_nice(const struct attributes *attributes);
 bool apply_limits(const struct attributes *attributes);
 
-/* Whether what gets these, and the process's scheduling class, is no less urgent than we are. */
-bool is_as_urgent(const struct attributes *attributes, pid_t process);
-
-/* Takes over from the process what has no place in struct attributes: scheduling class, I/O priority, processors, and how
- * readily it is killed for want of memory. Nothing of this keeps a program from running, so what cannot be had is left. */
+/* Takes over from the process what has no place in struct attributes: scheduling class, I/O priority, processors. Nothing
+ * of this keeps a program from running, so what cannot be had is left. */
 void adopt_standing(pid_t process);
+
+/* How readily it is killed for want of memory: whether a child of ours is so as readily, and taking it over. That counts for
+ * all who share their memory (__set_oom_adj in the kernel). */
+bool has_our_oom_score(pid_t process);
+void adopt_oom_score(pid_t process);
 
 /* For the parent of processes that take over from others: what they have of itself is known then. */
 void adopt_prepare(void);

@@ -11,7 +11,6 @@
 #ifdef __linux__
 #include <sys/prctl.h>
 #include <sys/syscall.h>
-#include <sys/vfs.h>
 #endif
 
 #include "attributes.h"
@@ -39,14 +38,15 @@ const char *stage_text(int stage)
     }
 }
 
-/* What the child works with. It may live in its parent's memory: what is to be changed are copies, made before, and it
- * allocates nothing. */
+/* The child may live in its parent's memory: what is to be changed are copies, made before, and it allocates nothing. */
 struct becoming {
-    const struct escalation *escalation;
+    struct escalation escalation;
     int *descriptors;
     char **argv, **env;
     int report;
     pid_t parent;
+    bool shares; /* its parent's memory */
+    struct child_room room;
 };
 
 static _Noreturn void fail(int pipe, enum start_stage stage)
@@ -79,7 +79,7 @@ static bool clear_number(int number, int *descriptors, size_t count, int *const 
 
 static bool place_descriptors(const struct becoming *becoming, int *program, int *report)
 {
-    const struct escalation *escalation = becoming->escalation;
+    const struct escalation *escalation = &becoming->escalation;
     int *const others[] = {program, report};
     int *descriptors = becoming->descriptors;
     for (size_t i = 0; i < escalation->count; i++) {
@@ -175,7 +175,7 @@ static void execute_descriptor(const struct escalation *escalation, int program,
 
 static _Noreturn void execute(const struct becoming *becoming, int program, int report)
 {
-    const struct escalation *escalation = becoming->escalation;
+    const struct escalation *escalation = &becoming->escalation;
     const struct request *what = &escalation->spawn->what;
     if (program >= 0 && (!unchanged(escalation->spawn, program) ||
                          ((what->flags & SPAWN_BY_PATH) != 0 && !same_file(what->file, program)))) {
@@ -204,7 +204,7 @@ static bool enter_directory(const struct escalation *escalation)
 static void become_program(const void *what)
 {
     const struct becoming *becoming = what;
-    const struct escalation *escalation = becoming->escalation;
+    const struct escalation *escalation = &becoming->escalation;
     int program = escalation->program, report = becoming->report;
 #ifdef __linux__
     /* Should we be killed, it goes as well. */
@@ -221,6 +221,8 @@ static void become_program(const void *what)
         fail(report, STAGE_PRIORITY);
     if (escalation->client > 0)
         adopt_standing(escalation->client);
+    if (escalation->client > 0 && !becoming->shares)
+        adopt_oom_score(escalation->client);
     if (!place_descriptors(becoming, &program, &report))
         fail(report, STAGE_DESCRIPTORS);
     signals_hand_on(escalation->attributes->ignored);
@@ -230,64 +232,11 @@ static void become_program(const void *what)
     execute(becoming, program, report);
 }
 
-#ifdef __linux__
-
-/* Whether its file system is one of this machine's own (statfs(2), <linux/magic.h>): none that waits for a network or for
- * another program. */
-static bool is_at_hand(int descriptor)
-{
-    static const unsigned long own[] = {
-        0xef53,     /* ext2 to ext4 */
-        0x58465342, /* XFS */
-        0x9123683e, /* Btrfs */
-        0x01021994, /* tmpfs */
-        0x794c7630, /* overlayfs */
-        0xf2f52010, /* F2FS */
-        0x2fc12fc1, /* ZFS */
-        0xca451a4e, /* bcachefs */
-        0x73717368, /* SquashFS */
-        0xe0f5e1e2, /* EROFS */
-    };
-    struct statfs found;
-    if (descriptor < 0 || fstatfs(descriptor, &found) != 0)
-        return false;
-    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
-        if ((unsigned long)found.f_type == own[i])
-            return true;
-    return false;
-}
-
-#else
-
-static bool is_at_hand(int descriptor)
-{
-    (void)descriptor;
-    return false;
-}
-
-#endif
-
-/* The child. We wait for its exec where that is soon: it has all it needs, is to be no less urgent than we are, and asks no
- * network for its program and its directory. Anything may keep us waiting otherwise, and with us the whole call.
- *
- * What is left: before Linux 5.16 a signal that comes with a core file ends all who share the memory of the process it hits,
- * so one that a script sends in the instant before the exec ends us, and with us the call. */
-static pid_t start_child(struct becoming *becoming)
-{
-    const struct escalation *escalation = becoming->escalation;
-    if (is_as_urgent(escalation->attributes, escalation->client) && is_at_hand(escalation->program) &&
-        is_at_hand(escalation->cwd))
-        return group_vfork(become_program, becoming);
-    pid_t child = group_fork();
-    if (child == 0)
-        become_program(becoming);
-    return child;
-}
-
 static bool prepare(struct becoming *becoming)
 {
-    const struct escalation *escalation = becoming->escalation;
+    const struct escalation *escalation = &becoming->escalation;
     const struct request *what = &escalation->spawn->what;
+    becoming->parent = getpid();
     becoming->argv = string_vector(what->argv, what->argc);
     becoming->env = string_vector(what->env, what->envc);
     becoming->descriptors = malloc((escalation->count + 1) * sizeof *becoming->descriptors);
@@ -295,13 +244,25 @@ static bool prepare(struct becoming *becoming)
         return false;
     if (escalation->count > 0)
         memcpy(becoming->descriptors, escalation->descriptors, escalation->count * sizeof *becoming->descriptors);
+    /* It can take everything over but this without our taking part. */
+    becoming->shares = escalation->client <= 0 || has_our_oom_score(escalation->client);
     return true;
+}
+
+static pid_t start_child(struct becoming *becoming)
+{
+    if (becoming->shares)
+        return group_share(become_program, becoming, &becoming->room);
+    pid_t child = group_fork();
+    if (child == 0)
+        become_program(becoming);
+    return child;
 }
 
 static pid_t start_prepared(struct becoming *becoming, int *report)
 {
     int ends[2];
-    pid_t group = becoming->escalation->group;
+    pid_t group = becoming->escalation.group;
     if (!pipe_pair(ends))
         return -1;
     becoming->report = ends[1];
@@ -320,17 +281,31 @@ static pid_t start_prepared(struct becoming *becoming, int *report)
     return child;
 }
 
-pid_t start_escalated(const struct escalation *escalation, int *report)
+pid_t start_escalated(const struct escalation *escalation, struct becoming **becoming, int *report)
 {
-    struct becoming becoming = {.escalation = escalation, .parent = getpid()};
+    struct becoming *made = malloc(sizeof *made);
     pid_t child = -1;
     errno = ENOMEM;
-    if (prepare(&becoming))
-        child = start_prepared(&becoming, report);
+    if (made == NULL)
+        return -1;
+    made->escalation = *escalation;
+    if (prepare(made))
+        child = start_prepared(made, report);
     int error = errno;
-    free(becoming.argv);
-    free(becoming.env);
-    free(becoming.descriptors);
+    if (child < 0)
+        free_becoming(made);
+    else
+        *becoming = made;
     errno = error;
     return child;
+}
+
+void free_becoming(struct becoming *becoming)
+{
+    if (becoming == NULL)
+        return;
+    free(becoming->argv);
+    free(becoming->env);
+    free(becoming->descriptors);
+    free(becoming);
 }

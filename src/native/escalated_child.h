@@ -35,7 +35,13 @@ const char *stage_text(int stage);
 /* `count` strings, one behind the other, as execve(2) takes them: to be freed; NULL if there is no memory. */
 char **string_vector(const char *string, uint32_t count);
 
-/* Returns the child's pid, and in *report the end of a pipe that tells about the exec; -1 with errno set. */
-pid_t start_escalated(const struct escalation *escalation, int *report);
+/* What a child works with that has not exec'd yet. */
+struct becoming;
+
+/* Returns the child's pid, and in *report the end of a pipe that tells about the exec; -1 with errno set. The child may live
+ * in our memory until then: *becoming, and all that the escalation points to, must stay until the pipe has told or the child
+ * was reaped. */
+pid_t start_escalated(const struct escalation *escalation, struct becoming **becoming, int *report);
+void free_becoming(struct becoming *becoming);
 
 #endif

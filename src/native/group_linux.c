@@ -5,7 +5,9 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -47,8 +49,31 @@ pid_t group_fork(void)
     return child >= 0 ? child : fork();
 }
 
-/* As much as `become` and what it calls ever need, many times over. One child at a time uses it, while we wait. */
-static uint8_t child_stack[64 * 1024] __attribute__((aligned(16)));
+/* Where the C library keeps what belongs to a thread, errno for one: the thread pointer (x86-64: the psABI's %fs:0). */
+static uint8_t *thread_pointer(void)
+{
+    uint8_t *pointer = NULL;
+#if defined(__x86_64__)
+    __asm__("movq %%fs:0, %0" : "=r"(pointer));
+#elif defined(__aarch64__)
+    __asm__("mrs %0, tpidr_el0" : "=r"(pointer));
+#endif
+    return pointer;
+}
+
+/* A thread of the C library's, as far as system calls need one: with an errno. NULL if that is not where it can be had. */
+static uint8_t *make_thread(struct child_room *room)
+{
+    const ptrdiff_t half = sizeof room->thread / 2;
+    ptrdiff_t place = (uint8_t *)&errno - thread_pointer();
+    uint8_t *pointer = room->thread + half;
+    const uintptr_t itself = (uintptr_t)pointer; /* on x86-64 it begins with its own address */
+    if (place < -half || place > half - (ptrdiff_t)sizeof errno)
+        return NULL;
+    memset(room->thread, 0, sizeof room->thread);
+    memcpy(pointer, &itself, sizeof itself);
+    return pointer;
+}
 
 /* clone3(2), the child on a stack of its own: on ours it would overwrite where we return to. Returns in the parent only. */
 static long clone_onto(const struct clone_arguments *arguments, void (*become)(const void *what), const void *what)
@@ -92,17 +117,18 @@ static long clone_onto(const struct clone_arguments *arguments, void (*become)(c
 #endif
 }
 
-pid_t group_vfork(void (*become)(const void *what), const void *what)
+pid_t group_share(void (*become)(const void *what), const void *what, struct child_room *room)
 {
+    uint8_t *thread = make_thread(room);
     struct clone_arguments arguments = {
-        .flags = CLONE_VM | CLONE_VFORK, .exit_signal = SIGCHLD,
-        .stack = (uint64_t)(uintptr_t)child_stack, .stack_size = sizeof child_stack,
+        .flags = CLONE_VM | CLONE_SETTLS, .exit_signal = SIGCHLD, .tls = (uint64_t)(uintptr_t)thread,
+        .stack = (uint64_t)(uintptr_t)room->stack, .stack_size = sizeof room->stack,
     };
     if (folder >= 0) {
         arguments.flags |= INTO_CGROUP;
         arguments.cgroup = (uint64_t)folder;
     }
-    long child = clone_onto(&arguments, become, what);
+    long child = thread == NULL ? -1 : clone_onto(&arguments, become, what);
     if (child < 0) {
         child = group_fork();
         if (child == 0)

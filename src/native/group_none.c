@@ -14,8 +14,9 @@ pid_t group_fork(void)
     return fork();
 }
 
-pid_t group_vfork(void (*become)(const void *what), const void *what)
+pid_t group_share(void (*become)(const void *what), const void *what, struct child_room *room)
 {
+    (void)room;
     pid_t child = fork();
     if (child == 0)
         become(what);

@@ -66,8 +66,8 @@ static bool none_above(void)
     return fcntl(POLLED, F_GETFD) < 0 && syscall(SYS_pselect6, POLLED + 1, above, NULL, NULL, &now, NULL) == 0;
 }
 
-/* The same without /proc, where the kernel makes files for every process and descriptor that is asked about: which numbers
- * are open, it says to poll(2) as well. False, and nothing was called, if that does not tell of all. */
+/* The same without /proc, where the kernel makes files for every process and descriptor that is asked about. Which numbers
+ * are open, it says to poll(2) as well, but for O_PATH. False, and nothing was called, if that does not tell of all. */
 static bool each_polled(void (*each)(int number, void *context), void *context)
 {
     static struct pollfd polled[POLLED];
@@ -83,10 +83,14 @@ static bool each_polled(void (*each)(int number, void *context), void *context)
     return true;
 }
 
+void each_usable_descriptor(void (*each)(int number, void *context), void *context)
+{
+    if (!each_polled(each, context))
+        each_descriptor(each, context);
+}
+
 void each_descriptor(void (*each)(int number, void *context), void *context)
 {
-    if (each_polled(each, context))
-        return;
     int directory = open_descriptor("/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (directory < 0) {
         scan(each, context);
@@ -97,6 +101,11 @@ void each_descriptor(void (*each)(int number, void *context), void *context)
 }
 
 #else
+
+void each_usable_descriptor(void (*each)(int number, void *context), void *context)
+{
+    each_descriptor(each, context);
+}
 
 void each_descriptor(void (*each)(int number, void *context), void *context)
 {

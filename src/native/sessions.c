@@ -46,6 +46,7 @@ struct session {
     struct attributes attributes;
     int64_t deadline;
     pid_t client, child;
+    struct becoming *becoming; /* what the child works with until it has exec'd */
     int report;
     bool joined;    /* the child is in the client's process group */
     bool continued; /* by the client, since it last stopped */
@@ -57,20 +58,27 @@ struct session {
 
 /* ---- telling -------------------------------------------------------------------------------------------------- */
 
-static void release_handover(struct session *session)
+static void close_handover(struct session *session)
 {
     for (size_t i = 0; i < session->count; i++)
         close(session->descriptors[i]);
+    session->count = 0;
     close_descriptors(&session->received);
     close_if_open(&session->program);
     close_if_open(&session->cwd);
+}
+
+/* Only when no child works with it any more: it has exec'd, or was reaped, or there was none. */
+static void free_handover(struct session *session)
+{
     free(session->descriptors);
     free(session->numbers);
     free(session->payload);
+    free_becoming(session->becoming);
     session->descriptors = NULL;
     session->numbers = NULL;
     session->payload = NULL;
-    session->count = 0;
+    session->becoming = NULL;
 }
 
 /* The one place where a session ends. */
@@ -84,7 +92,8 @@ static void finish(struct supervisor *supervisor, struct session *session, struc
             *at = session->next;
             break;
         }
-    release_handover(session);
+    close_handover(session);
+    free_handover(session);
     close_if_open(&session->stream);
     close_if_open(&session->report);
     free(session);
@@ -277,12 +286,12 @@ static bool start_child(struct supervisor *supervisor, struct session *session)
         .descriptors = session->descriptors, .numbers = session->numbers, .count = session->count,
         .attributes = &session->attributes, .limit = supervisor->limit, .client = session->client, .group = group,
     };
-    session->child = start_escalated(&escalation, &session->report);
+    session->child = start_escalated(&escalation, &session->becoming, &session->report);
     if (session->child < 0)
         return refuse(supervisor, session, "no process could be made for it", errno);
     session->joined = group != 0;
     session->phase = PHASE_STARTING;
-    release_handover(session);
+    close_handover(session);
     return true;
 }
 
@@ -379,6 +388,7 @@ static void started(struct supervisor *supervisor, struct session *session)
 {
     uint8_t frame[FRAME_HEAD + 8];
     close_if_open(&session->report);
+    free_handover(session);
     session->phase = PHASE_RUNNING;
     if (session->standing)
         return;

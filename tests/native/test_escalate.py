@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -246,6 +247,49 @@ def test_a_descriptor_above_the_limit_is_found(number: int) -> None:
         call.escalate_next()
         call.shell_exit()
         assert call.printed().split() == [b"/proc/self/fd/%d" % number, b"32"]
+
+
+LEASES = """
+import fcntl, os, signal, sys
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+program, wrapper = sys.argv[1], os.environ["W"]
+fcntl.fcntl(os.open(program, os.O_RDONLY), fcntl.F_SETLEASE, fcntl.F_WRLCK)
+if os.fork() == 0:
+    os.execv(wrapper, ["w", program, "leased"])
+if os.fork() == 0:
+    os.execv(wrapper, ["w", "/bin/echo", "echo", "served"])
+os.wait()
+os.wait()
+"""
+
+
+def test_a_program_that_takes_its_time_to_start_holds_nobody_up(tmp_path: Path) -> None:
+    """The kernel has an exec wait for whoever holds a lease on the file (fcntl(2)), usually 45 seconds."""
+    program = tmp_path / "leased"
+    shutil.copy("/bin/true", program)
+    with supervised([sys.executable, "python", "-I", "-S", "-c", LEASES, str(program)]) as call:
+        asked = [call.accept() for _ in range(2)]
+        asked.sort(key=lambda one: one[1].file == b"/bin/echo")
+        for service, request in asked:
+            call.escalate(service, request)
+        call.wait_for(b"served\n")
+        children = Path(f"/proc/{call.process.pid}/task/{call.process.pid}/children").read_text().split()
+        assert any(is_program(int(child), "codex-shell-sup") for child in children)  # it still waits
+        assert call.end() >= 2
+
+
+def test_how_readily_it_is_killed_is_the_callers() -> None:
+    """And not the supervisor's: the kernel sets it for all who share their memory."""
+    file = "/proc/self/oom_score_adj"
+    mine = Path(file).read_text()
+    text = f"$W /bin/cat cat {file}; echo 777 >{file}; $W /bin/cat cat {file}; $W /bin/cat cat {file}"
+    with script(text) as call:
+        for _ in range(3):
+            call.escalate_next()
+        call.shell_exit()
+        assert call.printed().decode() == f"{mine}777\n777\n"
+        assert Path(f"/proc/{call.process.pid}/oom_score_adj").read_text() == mine
+        assert call.end() == 0
 
 
 def test_what_one_program_ignores_the_next_does_not() -> None:

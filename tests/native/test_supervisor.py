@@ -97,12 +97,13 @@ def test_no_number_left_for_the_socket() -> None:
 
 
 def test_nothing_inherited_reaches_the_shell() -> None:
-    read_end, write_end = os.pipe()
-    with script("ls /proc/self/fd", inherited=(read_end, write_end)) as call:
+    """Nor what only names a file, for which poll(2) has no word."""
+    inherited = (*os.pipe(), os.open("/", os.O_PATH | os.O_DIRECTORY))
+    with script("ls /proc/self/fd", inherited=inherited) as call:
         call.shell_exit()
         assert sorted(map(int, call.printed().split())) == [0, 1, 2, 3, 1023]
-    os.close(read_end)
-    os.close(write_end)
+    for number in inherited:
+        os.close(number)
 
 
 def test_signal_state_of_the_shell_is_the_default() -> None:
