@@ -281,10 +281,14 @@ static pid_t start_prepared(struct becoming *becoming, int *report)
     return child;
 }
 
+/* One that is used again: the next child finds its pages there. */
+static struct becoming *spare;
+
 pid_t start_escalated(const struct escalation *escalation, struct becoming **becoming, int *report)
 {
-    struct becoming *made = malloc(sizeof *made);
+    struct becoming *made = spare != NULL ? spare : malloc(sizeof *made);
     pid_t child = -1;
+    spare = NULL;
     errno = ENOMEM;
     if (made == NULL)
         return -1;
@@ -307,5 +311,8 @@ void free_becoming(struct becoming *becoming)
     free(becoming->argv);
     free(becoming->env);
     free(becoming->descriptors);
-    free(becoming);
+    if (spare == NULL)
+        spare = becoming;
+    else
+        free(becoming);
 }
