@@ -5,7 +5,6 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
-#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -49,11 +48,14 @@ pid_t group_fork(void)
     return child >= 0 ? child : fork();
 }
 
-/* Where the C library keeps what belongs to a thread, errno for one: the thread pointer (x86-64: the psABI's %fs:0). */
-static uint8_t *thread_pointer(void)
+/* Where the C library keeps what belongs to a thread, errno for one: the thread pointer (x86-64: the psABI's %fs:0). 0 where
+ * it is not known what else it wants of a thread: with all but musl, and with what runs beside it (the sanitizers). */
+static uintptr_t thread_pointer(void)
 {
-    uint8_t *pointer = NULL;
-#if defined(__x86_64__)
+    uintptr_t pointer = 0;
+#if defined(__GLIBC__)
+    return pointer;
+#elif defined(__x86_64__)
     __asm__("movq %%fs:0, %0" : "=r"(pointer));
 #elif defined(__aarch64__)
     __asm__("mrs %0, tpidr_el0" : "=r"(pointer));
@@ -61,18 +63,17 @@ static uint8_t *thread_pointer(void)
     return pointer;
 }
 
-/* A thread of the C library's, as far as system calls need one: with an errno. NULL if that is not where it can be had. */
-static uint8_t *make_thread(struct child_room *room)
+/* A thread of the C library's, as far as system calls need one: with an errno. 0 if that is not where it can be had. */
+static uintptr_t make_thread(struct child_room *room)
 {
-    const ptrdiff_t half = sizeof room->thread / 2;
-    ptrdiff_t place = (uint8_t *)&errno - thread_pointer();
-    uint8_t *pointer = room->thread + half;
-    const uintptr_t itself = (uintptr_t)pointer; /* on x86-64 it begins with its own address */
-    if (place < -half || place > half - (ptrdiff_t)sizeof errno)
-        return NULL;
+    const intptr_t half = sizeof room->thread / 2;
+    uintptr_t ours = thread_pointer(), made = (uintptr_t)(room->thread + half);
+    intptr_t place = (intptr_t)((uintptr_t)&errno - ours);
+    if (ours == 0 || place < -half || place > half - (intptr_t)sizeof errno)
+        return 0;
     memset(room->thread, 0, sizeof room->thread);
-    memcpy(pointer, &itself, sizeof itself);
-    return pointer;
+    memcpy(room->thread + half, &made, sizeof made); /* on x86-64 it begins with its own address */
+    return made;
 }
 
 /* clone3(2), the child on a stack of its own: on ours it would overwrite where we return to. Returns in the parent only. */
@@ -119,16 +120,16 @@ static long clone_onto(const struct clone_arguments *arguments, void (*become)(c
 
 pid_t group_share(void (*become)(const void *what), const void *what, struct child_room *room)
 {
-    uint8_t *thread = make_thread(room);
+    uintptr_t thread = make_thread(room);
     struct clone_arguments arguments = {
-        .flags = CLONE_VM | CLONE_SETTLS, .exit_signal = SIGCHLD, .tls = (uint64_t)(uintptr_t)thread,
+        .flags = CLONE_VM | CLONE_SETTLS, .exit_signal = SIGCHLD, .tls = thread,
         .stack = (uint64_t)(uintptr_t)room->stack, .stack_size = sizeof room->stack,
     };
     if (folder >= 0) {
         arguments.flags |= INTO_CGROUP;
         arguments.cgroup = (uint64_t)folder;
     }
-    long child = thread == NULL ? -1 : clone_onto(&arguments, become, what);
+    long child = thread == 0 ? -1 : clone_onto(&arguments, become, what);
     if (child < 0) {
         child = group_fork();
         if (child == 0)

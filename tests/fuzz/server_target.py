@@ -3,7 +3,7 @@
 What must hold, looked at after each round:
 
 - what ran outside the sandbox is what the policy escalated, no more often and with those very words (a canary, which
-  logs to where nothing inside can write);
+  logs to where nothing inside can write), and some of it did;
 - the calls beside it have finished, with the right output;
 - no process of the call is left, this process has as many descriptors as before, and its memory does not grow;
 - the natives, built with the sanitisers, found nothing.
@@ -50,6 +50,9 @@ PATIENCE = 60.0
 
 GROWTH = 64 * 1024
 """KiB by which this process may grow after its second round: requests are megabytes, and Python keeps what it had."""
+
+ENOUGH = 100
+"""Programs allowed outside of which some must have run."""
 
 _PLAIN = re.compile(r"[a-z0-9-]+")
 
@@ -188,8 +191,8 @@ async def _beside(arena: Arena, judge: Judge, stop: asyncio.Event) -> int:
     return count
 
 
-async def play(arena: Arena, seed: int, seconds: float) -> str:
-    """One round; what was done.
+async def play(arena: Arena, seed: int, seconds: float) -> tuple[str, int, int]:
+    """One round; what was done, how often the canary was allowed outside, and how often it ran there.
 
     Raises:
         Found: Something that must hold does not.
@@ -216,10 +219,11 @@ async def play(arena: Arena, seed: int, seconds: float) -> str:
     reports = [path.read_text() for path in (arena.folder / "reports").iterdir()]
     if reports or "Sanitizer" in result.output or "runtime error:" in result.output:
         raise Found("\n".join([result.output, *reports]))
-    return (
+    text = (
         f"{judge.asked} asked, {judge.granted.total()} allowed outside, {ran.total()} ran, {others} calls beside;"
         f" {result.output.strip()[-600:]}"
     )
+    return text, judge.granted.total(), ran.total()
 
 
 def _settled(arena: Arena, descriptors: int) -> None:
@@ -244,10 +248,12 @@ def fuzz(minutes: float, seed: int) -> None:
         arena = Arena(folder=Path(name).resolve())
         asyncio.run(arena.call(":", Judge(canary=""), PATIENCE))
         descriptors, memory, rounds = _descriptors(), 0, 0
+        granted = ran = 0
         give_up = time.monotonic() + 60 * minutes
         while time.monotonic() < give_up:
             print(f"round {rounds + 1}, seed {seed}:", end=" ", flush=True)
-            said = asyncio.run(play(arena, seed, min(ROUND, max(1.0, give_up - time.monotonic()))))
+            said, more, done = asyncio.run(play(arena, seed, min(ROUND, max(1.0, give_up - time.monotonic()))))
+            granted, ran = granted + more, ran + done
             gc.collect()
             _settled(arena, descriptors)
             rounds, seed = rounds + 1, seed + 1
@@ -255,6 +261,8 @@ def fuzz(minutes: float, seed: int) -> None:
             print(f"{said}; {_memory()} KiB", flush=True)
             if _memory() > memory + GROWTH:
                 raise Found(f"memory grew from {memory} to {_memory()} KiB")
+        if granted > ENOUGH and ran == 0:  # a script breaks many of its own, never all
+            raise Found(f"nothing ran of {granted} that were allowed outside")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

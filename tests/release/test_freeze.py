@@ -15,7 +15,7 @@ from shell_tool_release.archives import load_archives
 from shell_tool_release.errors import BuildError
 from shell_tool_release.freeze import LEFT_OUT, digest, freeze
 from shell_tool_release.licenses import Component, Member, read_components, write_component
-from shell_tool_release.portable_python import GLIBC
+from shell_tool_release.portable_python import GLIBC, build_python
 from shell_tool_release.vendor import glibc_floor
 from shell_tool_release.workspace import host_platform
 
@@ -87,6 +87,17 @@ def test_the_python_is_ours(frozen: Frozen) -> None:
     assert frozen.python == version
     library = frozen.server / "_internal" / f"libpython{version.rpartition('.')[0]}.so.1.0"
     assert f"{version}\0".encode() in library.read_bytes()
+
+
+def test_no_library_of_this_machine_is_in_the_builds_variables(frozen: Frozen) -> None:
+    """Which pkg-config would have named: the bundle would be another one on a machine with other libraries."""
+    if sys.platform == "darwin":
+        pytest.skip("macOS bundles hold the machine's own Python")
+    names = ("HAVE_NCURSESW", "HAVE_PANELW", "HAVE_UUID_H", "HAVE_UUID_GENERATE_TIME_SAFE")
+    asking = f"import sysconfig; print([sysconfig.get_config_var(name) for name in {names}])"
+    program = build_python(host_platform(), quiet=True).program
+    done = subprocess.run([program, "-I", "-c", asking], capture_output=True, check=True, text=True)
+    assert done.stdout == "[0, 0, 0, 0]\n"
 
 
 def test_no_path_of_the_build_is_in_it(frozen: Frozen, workspace: Workspace) -> None:
