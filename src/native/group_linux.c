@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #include "descriptors.h"
@@ -118,6 +119,22 @@ static long clone_onto(const struct clone_arguments *arguments, void (*become)(c
 #endif
 }
 
+/* Before Linux 5.16 a signal that comes with a core file ends all who share the memory of the process that it hits. */
+static bool dies_alone(void)
+{
+    static int known; /* 1: no, 2: yes */
+    struct utsname host;
+    unsigned version[2] = {0, 0};
+    if (known == 0 && uname(&host) == 0) {
+        const char *at = host.release;
+        for (int part = 0; part < 2; part++, at += *at == '.')
+            for (; *at >= '0' && *at <= '9' && version[part] < 1000; at++)
+                version[part] = version[part] * 10 + (unsigned)(*at - '0');
+        known = version[0] > 5 || (version[0] == 5 && version[1] >= 16) ? 2 : 1;
+    }
+    return known == 2;
+}
+
 pid_t group_share(void (*become)(const void *what), const void *what, struct child_room *room)
 {
     uintptr_t thread = make_thread(room);
@@ -129,7 +146,7 @@ pid_t group_share(void (*become)(const void *what), const void *what, struct chi
         arguments.flags |= INTO_CGROUP;
         arguments.cgroup = (uint64_t)folder;
     }
-    long child = thread == 0 ? -1 : clone_onto(&arguments, become, what);
+    long child = thread == 0 || !dies_alone() ? -1 : clone_onto(&arguments, become, what);
     if (child < 0) {
         child = group_fork();
         if (child == 0)

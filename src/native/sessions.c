@@ -404,10 +404,14 @@ static bool read_report(struct supervisor *supervisor, struct session *session)
     struct pollfd one = {.fd = session->report, .events = POLLIN};
     if (session->report < 0 || poll(&one, 1, 0) <= 0)
         return true;
-    if (read_some(session->report, &report, sizeof report) != (ssize_t)sizeof report) {
+    ssize_t got = read_some(session->report, &report, sizeof report);
+    if (got == 0) {
         started(supervisor, session);
         return true;
     }
+    /* Whoever may look into /proc/<child>/fd can write there as well. */
+    if (got != (ssize_t)sizeof report)
+        report = (struct start_report){STAGE_PARENT, EPROTO};
     struct outcome outcome = {OUTCOME_NOT_STARTED, (uint32_t)report.error};
     reap_failed(session->child);
     session->child = 0;
@@ -475,7 +479,7 @@ static void child_ended(struct supervisor *supervisor, struct session *session, 
     struct outcome outcome = {WIFSIGNALED(status) ? OUTCOME_SIGNALLED : OUTCOME_EXITED,
                               (uint32_t)(WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status))};
     if (session->phase == PHASE_STARTING) {
-        /* The child had the only other end, so the pipe has told by now. */
+        /* The child had the only other end (but for somebody who looks into /proc), so the pipe has told by now. */
         if (!read_report(supervisor, session))
             return;
         if (session->phase == PHASE_STARTING)

@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -720,6 +721,45 @@ def fds(total: int, *numbers: int) -> bytes:
 
 
 ATTRIBUTES = wire.encode(wire.Attributes(nice=os.nice(0)))  # whatever this process has: users cannot have less
+
+
+def _report_of(child: int) -> str:
+    """Where a child that has not exec'd yet tells why it cannot: the last pipe that it can write to."""
+    folder, about = Path(f"/proc/{child}/fd"), Path(f"/proc/{child}/fdinfo")
+    pipes = [int(link.name) for link in folder.iterdir() if str(link.readlink()).startswith("pipe:")]
+    writable = [n for n in pipes if re.search(r"^flags:\s+\d*1\n", (about / str(n)).read_text(), re.MULTILINE)]
+    return str(folder / str(max(writable)))
+
+
+def test_half_a_report_is_no_exec(tmp_path: Path) -> None:
+    """What the child works with is given back when it has exec'd, and not before, whoever writes into its pipe."""
+    program = tmp_path / "leased"
+    shutil.copy("/bin/echo", program)
+    holder = (
+        "import fcntl, os, signal, sys; signal.signal(signal.SIGIO, signal.SIG_IGN);"
+        "fcntl.fcntl(os.open(sys.argv[1], os.O_RDONLY), fcntl.F_SETLEASE, fcntl.F_WRLCK);"
+        "print(flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-I", "-S", "-c", holder, str(program)]
+    with (
+        forged(os.fsencode(program)) as (call, service, _),
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holding,
+    ):
+        assert holding.stdout is not None
+        assert holding.stdout.readline() == b"\n"
+        send_message(service.stream, fds(0), ())
+        send_message(service.stream, ATTRIBUTES, ())
+        children = Path(f"/proc/{call.process.pid}/task/{call.process.pid}/children")
+        wait_until(lambda: len(children.read_text().split()) > 1, "no child")
+        child = int(children.read_text().split()[1])
+        wait_until(lambda: _state(child) == "S" and is_program(child, "codex-shell-sup"), "it does not wait")
+        with open(_report_of(child), "wb", buffering=0) as report:  # noqa: PTH123
+            report.write(b"x")
+        assert call.expect(wire.Ended).outcome.kind == 2
+        assert not is_alive(child)
+        assert not [frame for frame in call.frames if isinstance(frame, wire.Started)]
+        holding.communicate()
+        call.end()
 
 
 def test_forged_client_that_behaves(tmp_path: Path) -> None:
