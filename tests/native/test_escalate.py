@@ -723,12 +723,12 @@ def fds(total: int, *numbers: int) -> bytes:
 ATTRIBUTES = wire.encode(wire.Attributes(nice=os.nice(0)))  # whatever this process has: users cannot have less
 
 
-def _report_of(child: int) -> str:
+def _report_of(child: int) -> Path:
     """Where a child that has not exec'd yet tells why it cannot: the last pipe that it can write to."""
     folder, about = Path(f"/proc/{child}/fd"), Path(f"/proc/{child}/fdinfo")
     pipes = [int(link.name) for link in folder.iterdir() if str(link.readlink()).startswith("pipe:")]
     writable = [n for n in pipes if re.search(r"^flags:\s+\d*1\n", (about / str(n)).read_text(), re.MULTILINE)]
-    return str(folder / str(max(writable)))
+    return folder / str(max(writable))
 
 
 def test_half_a_report_is_no_exec(tmp_path: Path) -> None:
@@ -753,7 +753,7 @@ def test_half_a_report_is_no_exec(tmp_path: Path) -> None:
         wait_until(lambda: len(children.read_text().split()) > 1, "no child")
         child = int(children.read_text().split()[1])
         wait_until(lambda: _state(child) == "S" and is_program(child, "codex-shell-sup"), "it does not wait")
-        with open(_report_of(child), "wb", buffering=0) as report:  # noqa: PTH123
+        with _report_of(child).open("wb", buffering=0) as report:
             report.write(b"x")
         assert call.expect(wire.Ended).outcome.kind == 2
         assert not is_alive(child)
