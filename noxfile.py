@@ -173,7 +173,9 @@ def tests(session: nox.Session) -> None:
     # Built here, once, because a build takes longer than a single test may.
     for module in ("support.built", "shell_tool_release.freeze"):
         python(session, *groups, arguments=("-m", module))
-    python(session, *groups, arguments=("-m", "pytest", "-n", "2", *session.posargs))
+    # The other sessions' tests may take twice as long (pyproject.toml).
+    limit = ("-o", "faulthandler_timeout=1000")
+    python(session, *groups, arguments=("-m", "pytest", "-n", "2", *limit, *session.posargs))
 
 
 @nox.session

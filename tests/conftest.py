@@ -6,6 +6,8 @@ The same examples are tried in every run, however slow the machine is. Who looks
 
 from __future__ import annotations
 
+import faulthandler
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,28 @@ settings.register_profile("tests", settings.get_profile("random"), derandomize=T
 settings.load_profile("tests")
 
 CACHE = cache_root()
+
+STDERR = pytest.StashKey[int]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the real stderr, which tests do not have."""
+    config.stash[STDERR] = os.dup(2)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Close it."""
+    os.close(config.stash[STDERR])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_exception_interact(node: pytest.Item | pytest.Collector) -> None:
+    """A test that has failed has its last limit again: both plugins take theirs away, in case that somebody looks at it
+    in a debugger, and the ends of its fixtures may hang as it did."""
+    limit = float(node.config.getini("faulthandler_timeout"))
+    if limit and isinstance(node, pytest.Item) and not node.config.getoption("usepdb"):
+        faulthandler.dump_traceback_later(limit, file=node.config.stash[STDERR], exit=True)
+
 
 RUNS_EXECS = {"behaviour", "native", "system", "wire"}
 """Folders of the tests in which programs with a low limit of descriptors are started."""

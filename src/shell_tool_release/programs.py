@@ -70,7 +70,7 @@ def looked_at(workspace: Workspace, targets: Sequence[str]) -> tuple[Row, ...]:
         rows += [_native(built) for built in build_native(natives)]
         if target in TRIPLES and freezable(target):
             rows.append(_server(workspace, target))
-    return (*rows, *_package(workspace))
+    return tuple(rows)
 
 
 def _shell(built: BuiltShell) -> Row:
@@ -176,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = choice.parser("programs", __doc__).parse_args(argv)
     workspace = find_workspace()
     targets = choice.targets(arguments) if arguments.target else choice.TARGETS
-    rows = looked_at(workspace, targets)
+    rows = (*looked_at(workspace, targets), *_package(workspace))
     said = f"Version {workspace.version}, all made on one {platform.system()} {platform.machine()} machine:"
     path = workspace.root / DOCUMENT
     path.write_text(with_table(path.read_text(encoding="utf-8"), rows, said), encoding="utf-8")

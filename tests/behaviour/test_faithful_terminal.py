@@ -53,7 +53,7 @@ PROGRAMS = (b"./prog", b"./asked")
 
 INTERACTIVE: Mapping[ShellName, str] = {
     "bash": "--norc --noediting -i",
-    "zsh": "-f -i +Z +o promptsp +o promptcr",
+    "zsh": "-f -i +Z +o promptsp +o promptcr +o notify",  # of jobs it tells before a prompt, not amid what is typed
 }
 STOPPED: Mapping[ShellName, bytes] = {"bash": b"Stopped", "zsh": b"suspended"}
 
@@ -72,8 +72,10 @@ class Terminal:
         give_up = time.monotonic() + seconds
         for text in texts:
             while text not in self.seen:
-                ready, _, _ = select.select([self.master], [], [], max(0, give_up - time.monotonic()))
-                assert ready, f"waited for {text!r}; the terminal shows {self.whole.decode(errors='replace')}"
+                # A shell that shows something all the time is not waited for either.
+                left = give_up - time.monotonic()
+                ready = left > 0 and select.select([self.master], [], [], left)[0]
+                assert ready, f"waited for {text!r}; the terminal shows {self.whole[-10_000:].decode(errors='replace')}"
                 data = os.read(self.master, 4096)
                 self.seen += data
                 self.whole += data
@@ -190,7 +192,7 @@ def test_stopped_continued_in_front_and_behind(terminal: Terminal) -> None:
     terminal.command(b"bg")
     terminal.wait_for(b"got SIGCONT")  # then it reads from the terminal, which stops it
     terminal.type(b"\n")
-    terminal.command(b"until jobs -l | grep 'tty input'; do sleep 0.02; done")
+    terminal.command(b"until jobs -l | grep -q 'tty input'; do sleep 0.02; done; jobs -l")
     terminal.wait_for(b"(tty input)")
     terminal.command(b"fg")
     terminal.wait_for(b"got SIGCONT")
@@ -203,7 +205,7 @@ def test_stopped_continued_in_front_and_behind(terminal: Terminal) -> None:
 def test_output_from_behind_stops_where_that_is_wanted(terminal: Terminal) -> None:
     terminal.command(b"stty tostop")
     terminal.command(b"/bin/echo from behind &")
-    terminal.command(b"until jobs -l | grep 'tty output'; do sleep 0.02; done")
+    terminal.command(b"until jobs -l | grep -q 'tty output'; do sleep 0.02; done; jobs -l")
     terminal.wait_for(b"(tty output)")
     terminal.command(b"fg; stty -tostop; echo status $?")
     terminal.wait_for(b"from behind", b"status 0")

@@ -95,6 +95,7 @@ class Rig:
             b"LC_ALL": b"C",
             b"EXEC_WRAPPER": os.fsencode(str(self.wrapper)),
             b"CODEX_ESCALATE_SOCKET": str(self.number).encode(),
+            b"TMPPREFIX": os.fsencode(self.folder / "temporary"),  # zsh's, which a killed one leaves
             **self.environ,
         }
 
