@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
 import subprocess
+import tarfile
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -119,13 +121,26 @@ def test_a_step_that_goes_wrong_fails_the_release(tmp_path: Path, monkeypatch: p
     assert [text.splitlines()[0] for text in said] == ["A session of bash:", "A session of zsh:"]
 
 
+def test_what_is_no_package_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "broken.tgz").write_bytes(b"no tarball")
+    place = smoke.prepare(tmp_path / "smoke")
+    with pytest.raises(BuildError, match=r"npm could not install .*broken\.tgz, which is no package: .*\./run pack"):
+        smoke._install(place, tmp_path / "broken.tgz")
+
+
 def test_a_package_that_npm_refuses_is_an_error(tmp_path: Path) -> None:
     if shutil.which("npm") is None:
         cannot("npm is not here")
-    (tmp_path / "broken.tgz").write_bytes(b"no tarball")
-    place = smoke.prepare(tmp_path / "smoke")
-    with pytest.raises(BuildError, match="npm could not install"):
-        smoke._install(place, tmp_path / "broken.tgz")
+    path = tmp_path / "for others.tgz"
+    with tarfile.open(path, "w:gz") as archive:
+        text = json.dumps({"name": "for-others", "version": "1.0.0", "os": ["none"]}).encode()
+        member = tarfile.TarInfo("package/package.json")
+        member.size = len(text)
+        archive.addfile(member, io.BytesIO(text))
+    with pytest.raises(
+        BuildError, match=r"npm could not install .*for others\.tgz \(status 1\):\n(.*\n)*.*EBADPLATFORM"
+    ):
+        smoke._install(smoke.prepare(tmp_path / "smoke"), path)
 
 
 def test_a_server_that_does_not_answer_is_an_error(tmp_path: Path) -> None:
