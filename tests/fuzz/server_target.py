@@ -128,10 +128,15 @@ class Arena:
         lines = (self.folder / "log" / "ran").read_text(errors="replace").splitlines()
         return Counter(tuple(line.split("|")[:-1]) for line in lines)
 
+    @property
+    def asan_options(self) -> str:
+        """No look for leaks: for that LeakSanitizer stops a process by ptrace(2) as it ends. One that was not stopped,
+        the supervisor of a call that ended just then, waited for ever for what waited for it."""
+        return f"detect_leaks=0:log_path={self.folder}/reports/asan"
+
     async def call(self, script: str, judge: Judge, limit: float) -> ExecResult:
         """One confined call."""
         binaries = built()
-        options = f"detect_leaks=0:log_path={self.folder}/reports/asan"
         work = self.folder / "work"
         return await run_escalate_server(
             ExecParams(
@@ -142,7 +147,7 @@ class Arena:
                     b"PATH": os.environb[b"PATH"],
                     b"HOME": os.fsencode(work),
                     b"LC_ALL": b"C.UTF-8",
-                    b"ASAN_OPTIONS": os.fsencode(options),
+                    b"ASAN_OPTIONS": os.fsencode(self.asan_options),
                 },
             ),
             SandboxState(policy=WorkspaceWrite(exclude_slash_tmp=True, exclude_tmpdir_env_var=True), cwd=work),
@@ -246,6 +251,8 @@ def fuzz(minutes: float, seed: int) -> None:
     """
     with tempfile.TemporaryDirectory(prefix="fuzz-server-") as name:
         arena = Arena(folder=Path(name).resolve())
+        os.environ["ASAN_OPTIONS"] = arena.asan_options  # supervisors have this process's environment
+        os.environ["UBSAN_OPTIONS"] = f"log_path={arena.folder}/reports/ubsan"
         asyncio.run(arena.call(":", Judge(canary=""), PATIENCE))
         descriptors, memory, rounds = _descriptors(), 0, 0
         granted = ran = 0
