@@ -1,6 +1,7 @@
 #include "inventory.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <stdint.h>
@@ -55,6 +56,13 @@ bool each_number(int directory, int left_out, void (*each)(int number, void *con
 /* As many as one poll(2) is asked about. A process with more has them listed by /proc. */
 #define POLLED 1024
 
+/* Whether the kernel itself answers. qemu-user copies a set of descriptors into 1,024 bits of its own and dies of the next one;
+ * it knows no rseq(2), which Linux refuses for its flags. Where neither is so, we do not know. */
+static bool kernel_answers(void)
+{
+    return syscall(SYS_rseq, NULL, 0, -1, 0) < 0 && errno == EINVAL;
+}
+
 /* Whether none is open from POLLED on. Where the table of the process is no longer than that, select(2) passes over numbers
  * behind its end (its manual page has that under BUGS), and it is EBADF elsewhere: then, and should that be mended, we do
  * not know. */
@@ -63,7 +71,8 @@ static bool none_above(void)
     unsigned long above[POLLED / (8 * sizeof(unsigned long)) + 1] = {0};
     struct timespec now = {0, 0};
     above[POLLED / (8 * sizeof *above)] = 1;
-    return fcntl(POLLED, F_GETFD) < 0 && syscall(SYS_pselect6, POLLED + 1, above, NULL, NULL, &now, NULL) == 0;
+    return fcntl(POLLED, F_GETFD) < 0 && kernel_answers() &&
+           syscall(SYS_pselect6, POLLED + 1, above, NULL, NULL, &now, NULL) == 0;
 }
 
 /* The same without /proc, where the kernel makes files for every process and descriptor that is asked about. Which numbers
