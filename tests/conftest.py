@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 
 from shell_tool_release.cache import cache_root
 from support.turns import locked
+from support.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,8 +31,11 @@ STDERR = pytest.StashKey[int]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep the real stderr, which tests do not have."""
+    """Keep the real stderr, which tests do not have; have the controller watch its workers."""
     config.stash[STDERR] = os.dup(2)
+    limit = float(config.getini("faulthandler_timeout"))
+    if limit and config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Watchdog(limit + 100))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
