@@ -16,17 +16,17 @@ import termios
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from codex_shell_tool_mcp.escalation import wire
-from native.calls import Call, supervised
+from native.calls import Call, supervised, wait_until
 from support.built import built
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from codex_shell_tool_mcp.shells.catalog import ShellName
     from support.faithful import Mode
@@ -81,8 +81,18 @@ class Terminal:
                 self.whole += data
             self.seen = self.seen.partition(text)[2]
 
+    def settle(self) -> None:
+        """Wait until everything in front waits for something, with no signal on its way."""
+        group = os.tcgetpgrp(self.master)
+        wait_until(lambda: all(waits(pid) for pid in members(group)), "what is in front does not come to rest")
+
     def stop(self) -> None:
-        """Type ^Z, and see the shell say that its job is stopped."""
+        """Type ^Z, and see the shell say that its job is stopped.
+
+        Once the job has settled. A defect that is still there: a wrapper that a busy machine has not let go on yet when
+        the next ^Z comes is stopped by that, and stops once more after the next fg by what it reads only then.
+        """
+        self.settle()
         self.type(b"\x1a")
         self.wait_for(STOPPED[self.kind])
 
@@ -99,6 +109,26 @@ class Terminal:
     def resize(self) -> None:
         """As if the window got another size."""
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 132, 0, 0))
+
+
+def members(group: int) -> list[int]:
+    """The processes of a process group (proc(5))."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(entry.read_bytes().rpartition(b")")[2].split()[2]) == group:
+                found.append(int(entry.parent.name))
+    return found
+
+
+def waits(pid: int) -> bool:
+    """Whether the process sleeps, with no signal to come (proc(5)); one that has ended does not matter."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return True
+    values = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    return values["State"].startswith("S") and int(values["SigPnd"], 16) == int(values["ShdPnd"], 16) == 0
 
 
 def answer_all(call: Call, mode: Mode, stop: int) -> None:
