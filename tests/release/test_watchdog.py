@@ -15,7 +15,7 @@ CONFTEST = """
 from support.watchdog import Watchdog
 def pytest_configure(config):
     if not hasattr(config, "workerinput"):
-        config.pluginmanager.register(Watchdog(3))
+        config.pluginmanager.register(Watchdog(12))
 """
 
 TESTS = """
