@@ -264,13 +264,13 @@ def _lock(package: Path) -> dict[str, object]:
         with tarfile.open(package, "r:gz") as archive:
             member = archive.extractfile("package/package.json")
             described = json.load(member) if member is not None else {}
-        name = described["name"]
+        name, version = described["name"], described["version"]
         digest = hashlib.sha512(package.read_bytes()).digest()
     except (OSError, EOFError, tarfile.TarError, KeyError, ValueError) as error:
         raise BuildError(f"npm could not install {package}, which is no package: {error}; run: ./run pack") from error
     project = {"dependencies": {name: f"file:{package}"}}
     locked = {
-        "version": described["version"],
+        "version": version,
         "resolved": f"file:{package}",
         "integrity": f"sha512-{base64.b64encode(digest).decode()}",
         **{key: described[key] for key in ("bin", "engines", "os", "cpu") if key in described},

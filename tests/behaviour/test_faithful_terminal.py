@@ -24,6 +24,7 @@ import pytest
 from codex_shell_tool_mcp.escalation import wire
 from native.calls import Call, supervised, wait_until
 from support.built import built
+from support.processes import members
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -109,16 +110,6 @@ class Terminal:
     def resize(self) -> None:
         """As if the window got another size."""
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 132, 0, 0))
-
-
-def members(group: int) -> list[int]:
-    """The processes of a process group (proc(5))."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            if int(entry.read_bytes().rpartition(b")")[2].split()[2]) == group:
-                found.append(int(entry.parent.name))
-    return found
 
 
 def waits(pid: int) -> bool:

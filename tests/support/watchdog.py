@@ -14,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from support.processes import children
+
 if TYPE_CHECKING:
     import pytest
 
@@ -55,16 +57,6 @@ class Watchdog:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGABRT)
                 os.kill(pid, signal.SIGCONT)
-
-
-def children(parent: int) -> list[int]:
-    """The numbers of its children (proc(5)); none where there is no /proc."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            if int(entry.read_bytes().rpartition(b")")[2].split()[1]) == parent:
-                found.append(int(entry.parent.name))
-    return found
 
 
 def state(pid: int) -> str:
