@@ -110,15 +110,18 @@ struct attendance {
     struct client *client;
     bool shares_terminal;
     int relay[2];
-    int hidden;         /* signals that the C library keeps for itself */
-    bool stopped;       /* the program stopped, and so did we */
-    bool skip_continue; /* the program has been continued already */
+    int hidden; /* signals that the C library keeps for itself */
 };
+
+static bool stops(int number)
+{
+    return number == SIGTSTP || number == SIGTTIN || number == SIGTTOU;
+}
 
 static bool sent_by_terminal(int number)
 {
-    return number == SIGINT || number == SIGQUIT || number == SIGTSTP || number == SIGTTIN || number == SIGTTOU ||
-           number == SIGHUP || number == SIGWINCH || number == SIGCONT;
+    return number == SIGINT || number == SIGQUIT || stops(number) || number == SIGHUP || number == SIGWINCH ||
+           number == SIGCONT;
 }
 
 static void forward(struct attendance *attendance, struct caught caught)
@@ -130,13 +133,6 @@ static void forward(struct attendance *attendance, struct caught caught)
     /* It is in our process group: the kernel has sent it the same. */
     if (attendance->shares_terminal && caught.from_kernel && sent_by_terminal(caught.number))
         return;
-    if (caught.number == SIGCONT) {
-        attendance->stopped = false;
-        if (attendance->skip_continue) {
-            attendance->skip_continue = false;
-            return;
-        }
-    }
     /* If it cannot be sent, the stream tells why. */
     send_all(attendance->client->stream, frame, encode_number(frame, sizeof frame, FRAME_SIGNAL, caught.number), NULL, 0);
 }
@@ -154,30 +150,73 @@ static _Noreturn void end_as(const struct client *client)
     _exit(128 + (int)outcome.value);
 }
 
-static bool forward_next(struct attendance *attendance)
+static bool next_caught(const struct attendance *attendance, struct caught *caught)
 {
-    struct caught caught;
-    if (read(attendance->relay[0], &caught, sizeof caught) != (ssize_t)sizeof caught &&
-        !(attendance->hidden >= 0 && signals_next_hidden(attendance->hidden, &caught)))
-        return false;
-    forward(attendance, caught);
-    return true;
+    return read(attendance->relay[0], caught, sizeof *caught) == (ssize_t)sizeof *caught ||
+           (attendance->hidden >= 0 && signals_next_hidden(attendance->hidden, caught));
+}
+
+struct waiting {
+    int count;
+    struct caught signals[WAITING_SIGNALS];
+};
+
+static void take_waiting(const struct attendance *attendance, struct waiting *waiting)
+{
+    waiting->count = 0;
+    while (waiting->count < WAITING_SIGNALS && next_caught(attendance, &waiting->signals[waiting->count]))
+        waiting->count++;
+}
+
+/* But for SIGCONT: our answer to STOPPED stands for that. */
+static void forward_waiting(struct attendance *attendance, const struct waiting *waiting)
+{
+    for (int i = 0; i < waiting->count; i++)
+        if (waiting->signals[i].number != SIGCONT)
+            forward(attendance, waiting->signals[i]);
+}
+
+/* Whether there was a SIGCONT, and no stop since. */
+static bool continued(const struct waiting *waiting)
+{
+    int last = waiting->count - 1;
+    while (last >= 0 && waiting->signals[last].number != SIGCONT && !stops(waiting->signals[last].number))
+        last--;
+    return last >= 0 && waiting->signals[last].number == SIGCONT;
+}
+
+static void tell_that_we_go_on(const struct attendance *attendance)
+{
+    uint8_t frame[FRAME_HEAD];
+    send_all(attendance->client->stream, frame, encode_empty(frame, sizeof frame, FRAME_CONTINUED), NULL, 0);
+}
+
+/* The supervisor has more to say already: that the program goes on, or that it has ended. */
+static bool more_is_told(const struct client *client)
+{
+    struct pollfd stream = {.fd = client->stream, .events = POLLIN};
+    return frame_waiting(client) || poll(&stream, 1, 0) > 0;
 }
 
 static void stop(struct attendance *attendance)
 {
     const struct decoder *decoder = &attendance->client->decoder;
+    static struct waiting waiting;
     uint32_t number;
     if (!decode_signal(decoder->payload, decoder->length, &number))
         not_run(attendance->client, "the supervisor broke the protocol: a signal that does not exist", 0);
-    /* In a common process group the program got the SIGCONT that waits here as well, before it stopped anew: told when we go
-     * on, it would undo a later stop. */
-    for (int i = 0; attendance->shares_terminal && i < WAITING_SIGNALS && forward_next(attendance); i++)
-        continue;
-    bool stops = number == SIGTSTP || number == SIGTTIN || number == SIGTTOU;
-    attendance->stopped = true;
-    attendance->skip_continue = false;
-    stop_like(stops ? (int)number : SIGSTOP);
+    take_waiting(attendance, &waiting);
+    forward_waiting(attendance, &waiting);
+    bool over = continued(&waiting) || more_is_told(attendance->client);
+    waiting.count = 0;
+    if (!over) {
+        stop_like(stops((int)number) ? (int)number : SIGSTOP);
+        take_waiting(attendance, &waiting);
+    }
+    /* Whether the program goes on as well, and should, the supervisor sees; it tells us again if it is stopped. What has come
+     * since we go on is forwarded behind that: a stop counts then. */
+    tell_that_we_go_on(attendance);
+    forward_waiting(attendance, &waiting);
 }
 
 static void take_frame(struct attendance *attendance)
@@ -189,10 +228,7 @@ static void take_frame(struct attendance *attendance)
     case FRAME_STOPPED:
         stop(attendance);
         break;
-    case FRAME_CONTINUED:
-        /* In a common process group the supervisor knows whether ours is one of its own. */
-        attendance->skip_continue = attendance->stopped && !attendance->shares_terminal;
-        attendance->stopped = false;
+    case FRAME_CONTINUED: /* our answer to STOPPED has crossed it, or follows */
         break;
     default:
         not_run_reason(attendance->client); /* the state table leaves only ERROR */
@@ -206,17 +242,18 @@ static void attend_once(struct attendance *attendance)
         {.fd = attendance->relay[0], .events = POLLIN},
         {.fd = attendance->hidden, .events = POLLIN}, /* -1 is passed over */
     };
+    struct caught caught;
     if (frame_waiting(attendance->client)) {
         take_frame(attendance);
         return;
     }
     if (poll(sources, 3, -1) < 0)
         return; /* a signal: it is in the pipe */
-    /* The stream first: what it says about a continued program decides what becomes of our own SIGCONT. */
+    /* The stream first: after STOPPED, our answer stands for a SIGCONT that waits. */
     if (sources[0].revents != 0)
         take_frame(attendance);
-    else
-        forward_next(attendance);
+    else if (next_caught(attendance, &caught))
+        forward(attendance, caught);
 }
 
 _Noreturn void attend(struct client *client)

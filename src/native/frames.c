@@ -8,7 +8,7 @@ struct transition {
     uint8_t reader, state, type, next;
 };
 
-/* What the client sent before it could see the end is not an offence: the three rows that stay in DONE. A supervisor that is
+/* What the client sent before it could see the end is not an offence: the rows that stay in DONE. A supervisor that is
  * told to end by a signal finishes without END. */
 static const struct transition transitions[] = {
     {READER_CLIENT, STATE_ASKED, FRAME_RUN, STATE_RUNNING},
@@ -26,9 +26,11 @@ static const struct transition transitions[] = {
     {READER_SERVICE, STATE_HANDING_OVER, FRAME_FDS, STATE_HANDING_OVER}, /* the last part: STATE_HANDED_OVER */
     {READER_SERVICE, STATE_HANDED_OVER, FRAME_ATTRIBUTES, STATE_ATTACHED},
     {READER_SERVICE, STATE_ATTACHED, FRAME_SIGNAL, STATE_ATTACHED},
+    {READER_SERVICE, STATE_ATTACHED, FRAME_CONTINUED, STATE_ATTACHED},
     {READER_SERVICE, STATE_DONE, FRAME_FDS, STATE_DONE},
     {READER_SERVICE, STATE_DONE, FRAME_ATTRIBUTES, STATE_DONE},
     {READER_SERVICE, STATE_DONE, FRAME_SIGNAL, STATE_DONE},
+    {READER_SERVICE, STATE_DONE, FRAME_CONTINUED, STATE_DONE},
     {READER_SERVER, CONTROL_WAITING, FRAME_FINISHED, CONTROL_DONE},
     {READER_SERVER, CONTROL_START, FRAME_SHELL_STARTED, CONTROL_RUNNING},
     {READER_SERVER, CONTROL_START, FRAME_SHELL_FAILED, CONTROL_FAILED},

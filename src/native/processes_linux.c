@@ -66,6 +66,13 @@ static const char *path_of(struct text *path, int pid, const char *file)
     return path->bytes;
 }
 
+bool process_is_stopped(pid_t pid)
+{
+    struct process process;
+    struct text path;
+    return read_stat(proc, path_of(&path, pid, "/stat"), &process) && process.stopped;
+}
+
 bool process_signal(const struct process *process, int signal)
 {
     struct text path;

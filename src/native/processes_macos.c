@@ -46,6 +46,12 @@ void processes_visit(void (*each)(const struct process *process, void *context),
             each(&process, context);
 }
 
+bool process_is_stopped(pid_t pid)
+{
+    struct process process;
+    return describe(pid, &process) && process.stopped;
+}
+
 /* There is nothing to hold a process by: a moment remains between the look and the signal. */
 bool process_signal(const struct process *process, int signal)
 {

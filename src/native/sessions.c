@@ -24,6 +24,10 @@
  * (answering.py, MAX_SESSIONS). */
 #define BEGINNING_MAX 64
 
+/* A client that was told of a stop which is over by now is looked at so soon, and then ever more seldom. */
+#define LOOK_SOON_MS 10
+#define LOOK_LATE_MS 1000
+
 /* Frames taken from one client in one turn, so that none keeps the others waiting. */
 #define FRAMES_A_TURN 64
 
@@ -49,9 +53,15 @@ struct session {
     struct becoming *becoming; /* what the child works with until it has exec'd */
     int report;
     bool joined;    /* the child is in the client's process group */
-    bool continued; /* by the client, since it last stopped */
-    bool stopped;
-    bool twin_due; /* continued with its process group: the client was as well, and is going to forward that */
+    bool stopped;   /* the child; by this signal */
+    int stop_signal;
+    bool stop_passed_on; /* the client forwarded a stop signal since the child last went on */
+    bool continued;      /* the child, by the client, since it last stopped */
+    bool told;           /* the client was sent STOPPED and has not answered */
+    bool went_on;        /* the child, since then */
+    bool twin_due;       /* with its process group: the client was continued as well, and is going to forward that */
+    int look_ms;         /* until the client is looked at again, and when; 0: not */
+    int64_t look_at;
     struct outcome outcome;
     size_t polled_stream, polled_report; /* indices; SIZE_MAX: not watched */
 };
@@ -118,6 +128,8 @@ static bool drop_client(struct supervisor *supervisor, struct session *session, 
 {
     close_if_open(&session->stream);
     close_descriptors(&session->received);
+    session->told = false;
+    session->look_ms = 0;
     kill_child(session);
     if (session->child > 0)
         return true;
@@ -271,9 +283,6 @@ static bool add_part(struct session *session, const char **problem)
     return true;
 }
 
-static void child_continued(struct supervisor *supervisor, struct session *session);
-static void child_stopped(struct supervisor *supervisor, struct session *session, int signal);
-
 static bool start_child(struct supervisor *supervisor, struct session *session)
 {
     pid_t group = 0;
@@ -295,24 +304,126 @@ static bool start_child(struct supervisor *supervisor, struct session *session)
     return true;
 }
 
-/* Whether the SIGCONT that the client forwards came to the child as well, with their process group. The kernel has noted that
- * the child was continued (and perhaps stopped since, which hides it) before the client could tell us, but we may not have
- * looked since. */
-static bool is_twin(struct supervisor *supervisor, struct session *session)
+/* ---- stops ----------------------------------------------------------------------------------------------------
+ *
+ * What a client is told may be over when it reads it, and it is stopped and continued by others as well: with its process
+ * group, where the child is in that, by us, or alone. So it answers each STOPPED when it goes on, is told of no other stop
+ * before, and only then is it decided what its going on means, by what the kernel says of the child at that moment. */
+
+static void tell_stopped(struct supervisor *supervisor, struct session *session)
+{
+    uint8_t frame[FRAME_HEAD + 4];
+    session->told = true;
+    session->went_on = false;
+    session->look_ms = 0;
+    tell_client(supervisor, session, frame,
+                encode_number(frame, sizeof frame, FRAME_STOPPED, (uint32_t)session->stop_signal));
+}
+
+static void child_stopped(struct supervisor *supervisor, struct session *session, int signal)
+{
+    /* Stopped again: that it went on meanwhile is not reported any more. Alone, it may have been the client who waits. */
+    if (session->told && (session->joined || session->continued))
+        session->went_on = true;
+    session->stopped = true;
+    session->stop_signal = signal;
+    session->continued = false;
+    session->look_ms = 0;
+    if (!session->told)
+        tell_stopped(supervisor, session);
+}
+
+/* The child goes on, and the client may be stopped. It is sent SIGCONT only if it is: any other would come to the child. */
+static void wake_client(const struct session *session)
+{
+    if (in_our_session(session->client) && process_is_stopped(session->client))
+        kill(session->client, SIGCONT);
+}
+
+static void child_continued(struct supervisor *supervisor, struct session *session)
+{
+    uint8_t frame[FRAME_HEAD];
+    session->twin_due = session->joined && !session->told && !session->continued;
+    session->went_on = true;
+    session->stopped = session->continued = session->stop_passed_on = false;
+    if (!session->told)
+        return;
+    if (!send_now(session, frame, encode_empty(frame, sizeof frame, FRAME_CONTINUED))) {
+        drop_client(supervisor, session, errno);
+        return;
+    }
+    session->look_ms = LOOK_SOON_MS;
+    session->look_at = now_ms() + LOOK_SOON_MS;
+    if (!session->joined) /* else it most likely goes on by itself */
+        wake_client(session);
+}
+
+/* What the kernel says of the child now. Where it is in the client's process group it is before the client in the list that
+ * the kernel goes through, so a SIGCONT has reached it before the client could tell of its own. */
+static void look_at_child(struct supervisor *supervisor, struct session *session)
 {
     siginfo_t changed = {.si_pid = 0};
-    if (!session->joined || session->child <= 0)
+    if (session->child <= 0 ||
+        waitid(P_PID, (id_t)session->child, &changed, WCONTINUED | WSTOPPED | WNOHANG) != 0 ||
+        changed.si_pid != session->child)
+        return;
+    if (changed.si_code == CLD_CONTINUED)
+        child_continued(supervisor, session);
+    else
+        child_stopped(supervisor, session, changed.si_status);
+}
+
+/* The client, which the child's going on was told, has not answered yet. */
+static void look_again(struct supervisor *supervisor, struct session *session)
+{
+    session->look_ms = session->look_ms < LOOK_LATE_MS / 2 ? 2 * session->look_ms : LOOK_LATE_MS;
+    session->look_at = now_ms() + session->look_ms;
+    look_at_child(supervisor, session);
+    if (session->look_ms != 0)
+        wake_client(session);
+}
+
+static void continue_child(struct session *session)
+{
+    session->continued = true;
+    if (session->child > 0)
+        kill(session->child, SIGCONT);
+}
+
+/* The answer to STOPPED. False if there was none. */
+static bool client_goes_on(struct supervisor *supervisor, struct session *session)
+{
+    if (!session->told)
         return false;
-    if (waitid(P_PID, (id_t)session->child, &changed, WCONTINUED | WSTOPPED | WNOHANG) == 0 &&
-        changed.si_pid == session->child) {
-        if (changed.si_code == CLD_CONTINUED)
-            child_continued(supervisor, session);
-        else
-            child_stopped(supervisor, session, changed.si_status);
-    }
-    bool twin = session->twin_due;
+    look_at_child(supervisor, session);
+    session->told = false;
     session->twin_due = false;
-    return twin;
+    session->look_ms = 0;
+    if (session->stopped && session->went_on)
+        tell_stopped(supervisor, session); /* another stop, which it has yet to follow */
+    else if (session->stopped)
+        continue_child(session); /* it alone was continued */
+    return true;
+}
+
+/* A signal that the client caught, not one that ended its stop. */
+static void pass_on(struct supervisor *supervisor, struct session *session, int signal)
+{
+    if (signal == SIGTSTP || signal == SIGTTIN || signal == SIGTTOU)
+        session->stop_passed_on = true;
+    if (signal == SIGCONT && session->joined) {
+        look_at_child(supervisor, session);
+        /* The client sent it before it has read that the child was stopped: then before that stop, unless that was the
+         * client's own. */
+        bool taken = session->twin_due || (session->told && !session->stop_passed_on);
+        session->twin_due = false;
+        if (taken)
+            return;
+    }
+    if (signal == SIGCONT)
+        continue_child(session);
+    else if (session->child > 0)
+        kill(session->child, signal);
 }
 
 /* False if the session is gone. */
@@ -329,14 +440,12 @@ static bool take_frame(struct supervisor *supervisor, struct session *session)
         return decode_attributes(decoder->payload, decoder->length, &session->attributes)
                    ? start_child(supervisor, session)
                    : refuse(supervisor, session, "protocol error: attributes that cannot be", 0);
+    if (decoder->type == FRAME_CONTINUED)
+        return client_goes_on(supervisor, session) ||
+               refuse(supervisor, session, "protocol error: a stop is answered that there was not", 0);
     if (!decode_signal(decoder->payload, decoder->length, &signal))
         return refuse(supervisor, session, "protocol error: a signal that does not exist", 0);
-    if (signal == SIGCONT && is_twin(supervisor, session))
-        return true;
-    if (signal == SIGCONT)
-        session->continued = true;
-    if (session->child > 0)
-        kill(session->child, (int)signal);
+    pass_on(supervisor, session, (int)signal);
     return true;
 }
 
@@ -444,35 +553,6 @@ bool sessions_may_begin(struct supervisor *supervisor)
     return count_beginning(supervisor) < BEGINNING_MAX;
 }
 
-static void child_stopped(struct supervisor *supervisor, struct session *session, int signal)
-{
-    uint8_t frame[FRAME_HEAD + 4];
-    /* Stopped again: what continued it meanwhile is not reported any more. */
-    if (session->stopped && session->joined && !session->continued)
-        session->twin_due = true;
-    session->stopped = true;
-    session->continued = false;
-    tell_client(supervisor, session, frame, encode_number(frame, sizeof frame, FRAME_STOPPED, (uint32_t)signal));
-}
-
-static void child_continued(struct supervisor *supervisor, struct session *session)
-{
-    uint8_t frame[FRAME_HEAD];
-    bool by_client = session->continued;
-    pid_t client = session->client;
-    session->continued = false;
-    session->stopped = false;
-    if (!by_client && session->joined)
-        session->twin_due = true;
-    if (!send_now(session, frame, encode_empty(frame, sizeof frame, FRAME_CONTINUED))) {
-        drop_client(supervisor, session, errno);
-        return;
-    }
-    /* Somebody else did it: the client, stopped with it, goes on as well. In a common process group it has already. */
-    if (!by_client && !session->joined && session->stream >= 0 && in_our_session(client))
-        kill(client, SIGCONT);
-}
-
 static void child_ended(struct supervisor *supervisor, struct session *session, int status)
 {
     uint8_t frame[FRAME_HEAD + 5];
@@ -487,6 +567,9 @@ static void child_ended(struct supervisor *supervisor, struct session *session, 
     }
     session->child = 0;
     send_now(session, frame, encode_exit(frame, sizeof frame, FRAME_EXIT, outcome));
+    /* Stopped, it would not read that. */
+    if (session->told && in_our_session(session->client))
+        kill(session->client, SIGCONT);
     finish(supervisor, session, outcome);
 }
 
@@ -554,6 +637,8 @@ void sessions_serve(struct supervisor *supervisor, const struct pollfd *polled)
             refuse(supervisor, session, "its descriptors were not handed over in time", ETIMEDOUT);
             continue;
         }
+        if (session->look_ms != 0 && now >= session->look_at)
+            look_again(supervisor, session);
         if (session->stream >= 0 && session->polled_stream != SIZE_MAX && polled[session->polled_stream].revents != 0)
             /* What is left after a turn is announced again by the next poll. */
             while (frames < FRAMES_A_TURN && read_client(supervisor, session, &frames))
@@ -565,9 +650,10 @@ int sessions_patience(const struct supervisor *supervisor)
 {
     int64_t now = now_ms(), least = -1;
     for (const struct session *session = supervisor->sessions; session != NULL; session = session->next) {
-        if (session->phase != PHASE_HANDOVER)
+        int64_t deadline = session->phase == PHASE_HANDOVER ? session->deadline : session->look_at;
+        if (session->phase != PHASE_HANDOVER && session->look_ms == 0)
             continue;
-        int64_t left = session->deadline > now ? session->deadline - now : 0;
+        int64_t left = deadline > now ? deadline - now : 0;
         if (least < 0 || left < least)
             least = left;
     }

@@ -128,6 +128,7 @@ struct process {
 bool processes_prepare(void);
 /* Shows every process there is. */
 void processes_visit(void (*each)(const struct process *process, void *context), void *context);
+bool process_is_stopped(pid_t pid);
 /* Whether the signal was sent: to that very process, not to one that has got its number since. */
 bool process_signal(const struct process *process, int signal);
 

@@ -85,7 +85,7 @@ def seeds() -> dict[str, bytes]:
 
 _SESSIONS = {
     "session-client": ("stopped", "continued", "exit"),
-    "session-service": ("fds", "attributes", "signal", "signal"),
+    "session-service": ("fds", "attributes", "signal", "continued-client"),
     "session-server": ("shell-started", "started", "ended", "shell-exit"),
     "session-supervisor": ("spawn", "spawn-bare", "spawn"),
 }

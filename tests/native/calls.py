@@ -102,6 +102,12 @@ class Call:
 
     def accept(self) -> tuple[Service, wire.Request]:
         """The next exec that is asked about."""
+        service, request = self.accept_any()
+        assert request is not None, "the client ended before it had asked"
+        return service, request
+
+    def accept_any(self) -> tuple[Service, wire.Request | None]:
+        """As :meth:`accept`, of a client that may have been killed before it had asked: None."""
         ready, _, _ = select.select([self.rendezvous], [], [], PATIENCE)
         assert ready, f"no exec is asked about; frames {self.frames}; output {self.printed()!r}"
         data, descriptors = receive_message(self.rendezvous, 16)
@@ -109,7 +115,7 @@ class Call:
         service = Service(stream=socket.socket(fileno=descriptors[0]))
         self.services.append(service)
         request = service.receive()
-        assert isinstance(request, wire.Request)
+        assert request is None or isinstance(request, wire.Request)
         return service, request
 
     def escalate(self, service: Service, request: wire.Request, **changes: Any) -> int:
@@ -259,3 +265,23 @@ def script(text: str, **how: Any) -> Iterator[Call]:
     """As :func:`supervised`, with a script for sh."""
     with supervised(["/bin/sh", "sh", "-c", text], **how) as call:
         yield call
+
+
+OUTSIDE = "$W /bin/sh sh -c"
+"""For a script: a program that asks to be run."""
+
+IDLE = "echo ready; while :; do sleep 0.05; done"
+
+TRAPS = f'for s in HUP INT QUIT USR1 USR2 ALRM TERM CONT WINCH 50; do trap "echo got $s" $s; done; {IDLE}'
+
+
+@contextmanager
+def attached(program: str, before: str = "", **how: Any) -> Iterator[tuple[Call, int, int]]:
+    """A call with one escalated program running; the wrapper's pid and the program's."""
+    command = ["/bin/sh", "sh", "-c", f'{before} exec {OUTSIDE} "$PROGRAM"']
+    with supervised(command, env={"PROGRAM": program}, **how) as call:
+        wrapper = call.expect(wire.ShellStarted).pid
+        call.connection.state = "running"
+        call.escalate_next()
+        child = call.expect(wire.Started).pid
+        yield call, wrapper, child

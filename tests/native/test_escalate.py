@@ -22,14 +22,27 @@ import pytest
 
 from codex_shell_tool_mcp.escalation import wire
 from codex_shell_tool_mcp.escalation.channel import send_message
-from native.calls import Call, decided, is_alive, is_program, script, supervised, unread, wait_until
+from native.calls import (
+    IDLE,
+    OUTSIDE,
+    TRAPS,
+    Call,
+    attached,
+    decided,
+    is_alive,
+    is_program,
+    script,
+    supervised,
+    unread,
+    wait_until,
+)
+from support.processes import run_state
 from support.service import Service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CAT = "$W /bin/cat cat"
-OUTSIDE = "$W /bin/sh sh -c"
 
 
 def through(text: str, count: int = 1, **how: Any) -> tuple[bytes, wire.Outcome]:
@@ -474,22 +487,7 @@ def test_path_without_a_descriptor() -> None:
         assert call.printed() == b"by path\n0\n"
 
 
-# ---- signals and stops ----------------------------------------------------------------------------------------------
-
-IDLE = "echo ready; while :; do sleep 0.05; done"
-
-TRAPS = f'for s in HUP INT QUIT USR1 USR2 ALRM TERM CONT WINCH 50; do trap "echo got $s" $s; done; {IDLE}'
-
-
-@contextlib.contextmanager
-def attached(program: str, before: str = "") -> Iterator[tuple[Call, int, int]]:
-    """A call with one escalated program running; the wrapper's pid and the program's."""
-    with supervised(["/bin/sh", "sh", "-c", f'{before} exec {OUTSIDE} "$PROGRAM"'], env={"PROGRAM": program}) as call:
-        wrapper = call.expect(wire.ShellStarted).pid
-        call.connection.state = "running"
-        call.escalate_next()
-        child = call.expect(wire.Started).pid
-        yield call, wrapper, child
+# ---- signals ----------------------------------------------------------------------------------------------------
 
 
 def test_signals_are_forwarded() -> None:
@@ -517,74 +515,6 @@ def test_ignored_signals_stay_ignored_and_are_still_forwarded() -> None:
         assert call.shell_exit() == wire.Outcome(kind=0, value=5)
 
 
-def _state(pid: int) -> str:
-    with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123
-        return file.read().rpartition(")")[2].split()[0]
-
-
-@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU])
-def test_stop_and_continue_travel(number: signal.Signals) -> None:
-    with attached(TRAPS) as (call, wrapper, child):
-        call.wait_for(b"ready\n")
-        os.kill(child, number)
-        wait_until(lambda: (_state(wrapper), _state(child)) == ("T", "T"), "not stopped")
-        os.kill(wrapper, signal.SIGCONT)
-        call.wait_for(b"got CONT\n")
-        wait_until(lambda: _state(wrapper) == "S", "not continued")
-        time.sleep(0.2)
-        assert call.printed().count(b"got CONT") == 1
-
-
-def test_stop_sent_to_the_wrapper_reaches_the_program() -> None:
-    with attached(TRAPS) as (call, wrapper, child):
-        call.wait_for(b"ready\n")
-        os.kill(wrapper, signal.SIGTSTP)
-        wait_until(lambda: (_state(wrapper), _state(child)) == ("T", "T"), "not stopped")
-        os.kill(wrapper, signal.SIGCONT)
-        call.wait_for(b"got CONT\n")
-
-
-def test_program_continued_by_somebody_else_takes_the_wrapper_along() -> None:
-    with attached(TRAPS) as (call, wrapper, child):
-        call.wait_for(b"ready\n")
-        os.kill(child, signal.SIGSTOP)
-        wait_until(lambda: (_state(wrapper), _state(child)) == ("T", "T"), "not stopped")
-        os.kill(child, signal.SIGCONT)
-        wait_until(lambda: _state(wrapper) == "S", "the wrapper stays stopped")
-        call.wait_for(b"got CONT\n")
-        time.sleep(0.2)
-        assert call.printed().count(b"got CONT") == 1  # once, although the wrapper was continued too
-
-
-def test_stopped_again_and_again() -> None:
-    with attached(TRAPS) as (call, wrapper, child):
-        call.wait_for(b"ready\n")
-        for turn in range(5):
-            os.kill(child, signal.SIGSTOP)
-            wait_until(lambda: (_state(wrapper), _state(child)) == ("T", "T"), "not stopped")
-            os.kill(wrapper if turn % 2 else child, signal.SIGCONT)
-            wait_until(lambda: "T" not in (_state(wrapper), _state(child)), "not continued")
-            wait_until(lambda: call.printed().count(b"got CONT") > turn, "the program was not told")  # noqa: B023
-        assert call.printed().count(b"got CONT") == 5
-
-
-def test_job_control_sees_stops() -> None:
-    """What the shell's wait reports: stopped by that signal, then continued, then the exit status."""
-    code = """
-import os, signal
-pid = os.spawnv(os.P_NOWAIT, os.environ['W'], ['w', '/bin/sh', 'sh', '-c', 'kill -TSTP $$; exit 9'])
-_, status = os.waitpid(pid, os.WUNTRACED)
-print(os.WIFSTOPPED(status), os.WSTOPSIG(status), flush=True)
-os.kill(pid, signal.SIGCONT)
-_, status = os.waitpid(pid, 0)
-print(os.WEXITSTATUS(status))
-"""
-    with supervised([sys.executable, "python", "-I", "-S", "-c", code]) as call:
-        call.escalate_next()
-        call.shell_exit()
-        assert call.printed().split() == [b"True", b"%d" % signal.SIGTSTP, b"9"]
-
-
 @pytest.mark.parametrize("number", [signal.SIGKILL])
 def test_wrapper_that_is_killed_takes_the_program_along(number: signal.Signals) -> None:
     program = "sh -c 'echo $$; exec sleep 1000' & echo $!; wait"
@@ -596,40 +526,6 @@ def test_wrapper_that_is_killed_takes_the_program_along(number: signal.Signals) 
         assert call.expect(wire.Ended).outcome == wire.Outcome(kind=1, value=signal.SIGKILL)
         assert call.shell_exit() == wire.Outcome(kind=1, value=number)
         assert call.end() == 0
-
-
-def test_terminal_signals_come_once() -> None:
-    """With a controlling terminal the program is in the wrapper's group: ^C comes from the kernel, to both, once."""
-    master, slave = os.openpty()
-    program = f"trap 'echo got int' INT; ps -o pgid= -p $$; ps -o tpgid= -p $$; {IDLE}"
-    try:
-        with supervised(
-            ["/bin/sh", "sh", "-c", f'exec {OUTSIDE} "$PROGRAM"'], env={"PROGRAM": program}, stdin=slave
-        ) as call:
-            wrapper = call.expect(wire.ShellStarted).pid
-            call.connection.state = "running"
-            call.escalate_next()
-            call.wait_for(b"ready\n")
-            group, foreground = call.printed().split()[:2]
-            assert int(group) == int(foreground) == os.getpgid(wrapper)
-            os.write(master, b"\x03")
-            call.wait_for(b"got int\n")
-            time.sleep(0.3)
-            assert call.printed().count(b"got int") == 1
-            assert call.process.poll() is None
-            os.kill(wrapper, signal.SIGINT)  # a person's kill goes to one process: it is forwarded
-            wait_until(lambda: call.printed().count(b"got int") == 2, "not forwarded")
-            os.write(master, b"\x1a")
-            child = call.expect(wire.Started).pid
-            wait_until(lambda: (_state(wrapper), _state(child)) == ("T", "T"), "^Z does not stop both")
-            os.killpg(int(group), signal.SIGCONT)
-            wait_until(lambda: "T" not in (_state(wrapper), _state(child)), "not continued")
-            os.kill(wrapper, signal.SIGKILL)
-            wait_until(lambda: not is_alive(child), "the program lives")
-            assert call.end() <= 1  # its sleep, which nobody has killed in the common group
-    finally:
-        os.close(master)
-        os.close(slave)
 
 
 def test_another_sessions_terminal() -> None:
@@ -752,7 +648,7 @@ def test_half_a_report_is_no_exec(tmp_path: Path) -> None:
         children = Path(f"/proc/{call.process.pid}/task/{call.process.pid}/children")
         wait_until(lambda: len(children.read_text().split()) > 1, "no child")
         child = int(children.read_text().split()[1])
-        wait_until(lambda: _state(child) == "S" and is_program(child, "codex-shell-sup"), "it does not wait")
+        wait_until(lambda: run_state(child) == "S" and is_program(child, "codex-shell-sup"), "it does not wait")
         with _report_of(child).open("wb", buffering=0) as report:
             report.write(b"x")
         assert call.expect(wire.Ended).outcome.kind == 2
@@ -818,7 +714,16 @@ def test_forged_client_that_does_not(pieces: list[tuple[bytes, int]], problem: s
 
 
 @pytest.mark.parametrize(
-    "data", [struct.pack("<IBI", 5, 9, 0), struct.pack("<IBI", 5, 9, 65), ATTRIBUTES, fds(0), b"\xff" * 9, b"\0\0\0\0"]
+    "data",
+    [
+        struct.pack("<IBI", 5, 9, 0),
+        struct.pack("<IBI", 5, 9, 65),
+        ATTRIBUTES,
+        fds(0),
+        b"\xff" * 9,
+        b"\0\0\0\0",
+        wire.encode(wire.Continued()),  # of no stop
+    ],
 )
 def test_forged_client_that_breaks_off_later(data: bytes) -> None:
     """Its program is ended with its session, and that is told once."""

@@ -7,7 +7,7 @@ import os
 import select
 import socket
 import subprocess
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -47,6 +47,11 @@ class Service:
     def send(self, frame: wire.Frame) -> None:
         """Send a frame, as the state table allows."""
         self.send_raw(self.connection.send(frame))
+
+    def answer(self, frame: wire.Frame) -> None:
+        """Send a frame to a client that may have been killed since it asked."""
+        with suppress(BrokenPipeError):
+            self.send(frame)
 
     def send_raw(self, data: bytes) -> None:
         """Send any bytes."""

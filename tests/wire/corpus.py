@@ -120,6 +120,7 @@ CORPUS = (
     _client("signal", "attached", "attached", wire.Signal(number=15)),
     _service("stopped", "attached", "attached", wire.Stopped(number=19)),
     _service("continued", "attached", "attached", wire.Continued()),
+    _client("continued-client", "attached", "attached", wire.Continued()),
     _service("exit", "attached", "done", wire.Exit(outcome=Outcome(kind=0, value=3))),
     _service("exit-signal", "attached", "done", wire.Exit(outcome=Outcome(kind=1, value=9))),
     _service("exit-not-started", "attached", "done", wire.Exit(outcome=Outcome(kind=2, value=13))),

@@ -289,8 +289,49 @@ def test_it_stops_and_continues_with_its_program(kind: str, number: int) -> None
             # Its process group is orphaned here, so the terminal's signals cannot stop it: SIGSTOP does.
             assert (os.WIFSTOPPED(status), os.WSTOPSIG(status)) == (True, signal.SIGSTOP)
             caller.process.send_signal(signal.SIGCONT)
-            assert service.receive() == wire.Signal(number=signal.SIGCONT)
+            assert service.receive() == wire.Continued()
+        caller.process.send_signal(signal.SIGCONT)  # no answer, as it was not stopped
+        assert service.receive() == wire.Signal(number=signal.SIGCONT)
         assert ends(caller, service) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGTSTP])
+def test_a_stop_that_is_over_is_answered_only(kind: str, number: int) -> None:
+    """Its program goes on, as it reads next; or it was continued itself before it read of the stop."""
+    with attached(kind) as caller:
+        service, _ = caller.ask()
+        take_over(service)
+        wait_until_caught(caller, signal.SIGCONT)
+        for continued in (True, False):
+            caller.process.send_signal(signal.SIGSTOP)
+            os.waitpid(caller.process.pid, os.WUNTRACED)
+            service.send(wire.Stopped(number=number))
+            if continued:
+                caller.process.send_signal(signal.SIGCONT)
+                assert service.receive() == wire.Continued()
+                continue
+            service.send(wire.Continued())
+            caller.process.send_signal(signal.SIGCONT)
+            assert service.receive() == wire.Continued()
+        caller.process.send_signal(signal.SIGUSR1)
+        assert service.receive() == wire.Signal(number=signal.SIGUSR1)
+        assert ends(caller, service) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_end_right_behind_a_stop_is_an_end(kind: str) -> None:
+    with attached(kind) as caller:
+        service, _ = caller.ask()
+        take_over(service)
+        wait_until_caught(caller, signal.SIGCONT)
+        caller.process.send_signal(signal.SIGSTOP)
+        os.waitpid(caller.process.pid, os.WUNTRACED)
+        service.send(wire.Stopped(number=signal.SIGTSTP))
+        service.send(wire.Exit(outcome=Outcome(kind=wire.SIGNALLED, value=signal.SIGKILL)))
+        service.close()
+        caller.process.send_signal(signal.SIGCONT)
+        assert caller.outcome()[0] == -signal.SIGKILL
 
 
 # ---- failures -------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 
 import pytest
@@ -110,6 +111,8 @@ def test_out_of_turn(golden: Golden) -> None:
 
 @by_name
 def test_own_frames_are_not_accepted_from_the_peer(golden: Golden) -> None:
+    if isinstance(golden.frame, wire.Continued):
+        golden = dataclasses.replace(golden, state="handing over")  # where both go on, each says so
     receiver = Connection(party=golden.sender, state=golden.state)
     receiver.receive_data(golden.read(), golden.frame.descriptors)
     with pytest.raises(RemoteProtocolError):

@@ -47,8 +47,11 @@ _FROM_TERMINAL = {
 """With a shared terminal the program is in our process group, so the kernel sends it these as well: forwarding them
 would deliver them twice. (The C client tells the kernel's from a kill(2) by ``si_code``; here both stay.)"""
 
-_CONTINUED_MS = 20
-"""How long the stream may tell, after the shell has continued us, that the kernel has continued the program as well."""
+_STOPS = {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+"""Those that can be caught."""
+
+_WAITING_SIGNALS = 128
+"""More than ever wait, and few enough that a flood of them cannot keep us from stopping."""
 
 _LIMITS = 16
 """Resources there are (setrlimit(2)); what does not exist here is passed over."""
@@ -88,6 +91,12 @@ class _Relay:
             with contextlib.suppress(OSError, ValueError):
                 signal.signal(number, _caught)
 
+    def take(self, most: int) -> bytes:
+        """Those that have come."""
+        with contextlib.suppress(BlockingIOError):
+            return os.read(self.read, most)
+        return b""
+
 
 def _caught(number: int, frame: FrameType | None) -> None:
     """All is done by the wake-up descriptor."""
@@ -98,12 +107,10 @@ class _Attendance:
     session: Session
     shares_terminal: bool
     relay: _Relay
-    stopped: bool = False
-    skip_continue: bool = False
     _poll: select.poll = field(default_factory=select.poll)
 
     def run(self) -> NoReturn:
-        """Until the end. The stream first: what it says of a continued program decides what becomes of our SIGCONT."""
+        """Until the end. The stream first: after STOPPED, our answer stands for a SIGCONT that waits."""
         stream = self.session.stream.fileno()
         for descriptor in (stream, self.relay.read):
             self._poll.register(descriptor, select.POLLIN)
@@ -112,8 +119,8 @@ class _Attendance:
             if stream in ready:
                 self._take(self.session.receive())
             else:
-                with contextlib.suppress(BlockingIOError):
-                    self._forward(os.read(self.relay.read, 1)[0])
+                for number in self.relay.take(1):
+                    self._forward(number)
 
     def _take(self, frame: wire.Frame) -> None:
         match frame:
@@ -124,23 +131,29 @@ class _Attendance:
             case wire.Stopped(number=number):
                 self._stop(number)
             case wire.Continued():
-                self.skip_continue = self.stopped
-                self.stopped = False
+                """Our answer to STOPPED has crossed it, or follows."""
 
     def _stop(self, number: int) -> None:
-        self.stopped, self.skip_continue = True, False
-        _stop_like(number if number in {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU} else signal.SIGSTOP)
-        if self.shares_terminal:
-            wait(self.session.stream.fileno(), select.POLLIN, _CONTINUED_MS)
+        waiting = self.relay.take(_WAITING_SIGNALS)
+        self._forward_waiting(waiting)
+        last = next((one for one in reversed(waiting) if one == signal.SIGCONT or one in _STOPS), None)
+        waiting = b""
+        if last != signal.SIGCONT and not wait(self.session.stream.fileno(), select.POLLIN, 0):
+            _stop_like(number if number in _STOPS else signal.SIGSTOP)
+            waiting = self.relay.take(_WAITING_SIGNALS)
+        with contextlib.suppress(OSError):  # the stream tells why
+            self.session.send(wire.Continued())
+        self._forward_waiting(waiting)
+
+    def _forward_waiting(self, waiting: bytes) -> None:
+        """But for SIGCONT: our answer to STOPPED stands for that."""
+        for number in waiting:
+            if number != signal.SIGCONT:
+                self._forward(number)
 
     def _forward(self, number: int) -> None:
         if self.shares_terminal and number in _FROM_TERMINAL:
             return
-        if number == signal.SIGCONT:
-            self.stopped = False
-            if self.skip_continue:
-                self.skip_continue = False
-                return
         with contextlib.suppress(OSError):  # the stream tells why
             self.session.send(wire.Signal(number=number))
 

@@ -101,11 +101,11 @@ def visible(text: bytes) -> bytes:
     return bytes(byte if byte >= 0x20 and byte != 0x7F else ord("?") for byte in text)
 
 
-def wait(descriptor: int, events: int, limit: int | None = None) -> None:
-    """Wait until it is ready, ``limit`` milliseconds at most."""
+def wait(descriptor: int, events: int, limit: int | None = None) -> bool:
+    """Wait until it is ready, ``limit`` milliseconds at most; whether it is."""
     poll = select.poll()
     poll.register(descriptor, events)
-    poll.poll(limit)
+    return bool(poll.poll(limit))
 
 
 def send_some(

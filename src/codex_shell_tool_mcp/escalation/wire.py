@@ -393,7 +393,7 @@ class Signal(_Plain):
 
 @dataclass(frozen=True, kw_only=True)
 class Stopped(_Plain):
-    """The child was stopped by this signal."""
+    """The child was stopped by this signal. The client answers CONTINUED when it goes on; until then no other comes."""
 
     TYPE: ClassVar[int] = 10
     number: int
@@ -409,7 +409,7 @@ class Stopped(_Plain):
 
 @dataclass(frozen=True, kw_only=True)
 class Continued(_Empty):
-    """The child goes on."""
+    """From the supervisor: the child goes on. From the client, once to each STOPPED: it goes on, or has not stopped."""
 
     TYPE: ClassVar[int] = 11
 
@@ -816,13 +816,14 @@ EXEC_SESSION: _Table = {
     "handed over": {(_C, Attributes): "attached", (_S, Error): "done"},
     "attached": {
         (_C, Signal): "attached",
+        (_C, Continued): "attached",
         (_S, Stopped): "attached",
         (_S, Continued): "attached",
         (_S, Exit): "done",
         (_S, Error): "done",
     },
     # What the client sent before it could see the end is not an offence.
-    "done": {(_C, Fds): "done", (_C, Attributes): "done", (_C, Signal): "done"},
+    "done": {(_C, Fds): "done", (_C, Attributes): "done", (_C, Signal): "done", (_C, Continued): "done"},
 }
 """State → (who, what) → next state, of one intercepted exec."""
 

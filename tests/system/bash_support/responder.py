@@ -26,7 +26,7 @@ def _answer(server: socket.socket, requests: list[wire.Request]) -> None:
         request = service.receive()
         if isinstance(request, wire.Request):
             requests.append(request)
-            service.send(wire.Run())
+            service.answer(wire.Run())
             assert service.receive() is None, "the exec failed"
     finally:
         service.close()
