@@ -168,11 +168,14 @@ static void take_waiting(const struct attendance *attendance, struct waiting *wa
         waiting->count++;
 }
 
-/* But for SIGCONT: our answer to STOPPED stands for that. */
+/* Not SIGCONT, for which our answer to STOPPED stands, nor the stops before it, which it takes away. */
 static void forward_waiting(struct attendance *attendance, const struct waiting *waiting)
 {
+    int last = waiting->count - 1;
+    while (last >= 0 && waiting->signals[last].number != SIGCONT)
+        last--;
     for (int i = 0; i < waiting->count; i++)
-        if (waiting->signals[i].number != SIGCONT)
+        if (waiting->signals[i].number != SIGCONT && (i > last || !stops(waiting->signals[i].number)))
             forward(attendance, waiting->signals[i]);
 }
 

@@ -24,7 +24,7 @@
  * (answering.py, MAX_SESSIONS). */
 #define BEGINNING_MAX 64
 
-/* A client that was told of a stop which is over by now is looked at so soon, and then ever more seldom. */
+/* Once the child has gone on the client is looked at so soon, and then ever more seldom, until it is heard of. */
 #define LOOK_SOON_MS 10
 #define LOOK_LATE_MS 1000
 
@@ -58,13 +58,20 @@ struct session {
     bool stop_passed_on; /* the client forwarded a stop signal since the child last went on */
     bool continued;      /* the child, by the client, since it last stopped */
     bool told;           /* the client was sent STOPPED and has not answered */
-    bool went_on;        /* the child, since then */
+    bool told_over;      /* and CONTINUED since */
+    bool went_on;        /* the child, since the client was told, or was last seen stopped with it */
     bool twin_due;       /* with its process group: the client was continued as well, and is going to forward that */
-    int look_ms;         /* until the client is looked at again, and when; 0: not */
+    int look_ms;         /* until the two are looked at again, and when; 0: not */
     int64_t look_at;
     struct outcome outcome;
     size_t polled_stream, polled_report; /* indices; SIZE_MAX: not watched */
 };
+
+/* Only what is in our session is touched by process number: a number may have a new owner by now. */
+static bool in_our_session(pid_t pid)
+{
+    return pid > 0 && getsid(pid) == getpid();
+}
 
 /* ---- telling -------------------------------------------------------------------------------------------------- */
 
@@ -91,6 +98,17 @@ static void free_handover(struct session *session)
     session->becoming = NULL;
 }
 
+/* Stopped, the client would notice neither what its stream says last nor that it ends. */
+static void close_stream(struct session *session)
+{
+    bool wake = session->stream >= 0 && session->told;
+    close_if_open(&session->stream);
+    if (wake && in_our_session(session->client))
+        kill(session->client, SIGCONT);
+    session->told = false;
+    session->look_ms = 0;
+}
+
 /* The one place where a session ends. */
 static void finish(struct supervisor *supervisor, struct session *session, struct outcome outcome)
 {
@@ -104,7 +122,7 @@ static void finish(struct supervisor *supervisor, struct session *session, struc
         }
     close_handover(session);
     free_handover(session);
-    close_if_open(&session->stream);
+    close_stream(session);
     close_if_open(&session->report);
     free(session);
 }
@@ -126,10 +144,8 @@ static void kill_child(const struct session *session)
 /* The client is gone, or as good as. True if the session lives on until its child is reaped. */
 static bool drop_client(struct supervisor *supervisor, struct session *session, int error)
 {
-    close_if_open(&session->stream);
+    close_stream(session);
     close_descriptors(&session->received);
-    session->told = false;
-    session->look_ms = 0;
     kill_child(session);
     if (session->child > 0)
         return true;
@@ -181,12 +197,6 @@ static pid_t peer_of(int stream)
     socklen_t size = sizeof credentials;
     return getsockopt(stream, SOL_SOCKET, SO_PEERCRED, &credentials, &size) == 0 ? credentials.pid : 0;
 #endif
-}
-
-/* Only what is in our session is touched by process number: a number may have a new owner by now. */
-static bool in_our_session(pid_t pid)
-{
-    return pid > 0 && getsid(pid) == getpid();
 }
 
 /* From here on it is the client's turn, and ours. */
@@ -313,48 +323,66 @@ static bool start_child(struct supervisor *supervisor, struct session *session)
 static void tell_stopped(struct supervisor *supervisor, struct session *session)
 {
     uint8_t frame[FRAME_HEAD + 4];
+    if (session->stream < 0)
+        return;
     session->told = true;
-    session->went_on = false;
+    session->told_over = session->went_on = false;
     session->look_ms = 0;
     tell_client(supervisor, session, frame,
                 encode_number(frame, sizeof frame, FRAME_STOPPED, (uint32_t)session->stop_signal));
 }
 
-static void child_stopped(struct supervisor *supervisor, struct session *session, int signal)
+static void look_in(struct session *session, int ms)
 {
-    /* Stopped again: that it went on meanwhile is not reported any more. Alone, it may have been the client who waits. */
-    if (session->told && (session->joined || session->continued))
-        session->went_on = true;
-    session->stopped = true;
-    session->stop_signal = signal;
-    session->continued = false;
-    session->look_ms = 0;
-    if (!session->told)
-        tell_stopped(supervisor, session);
+    int64_t at = now_ms() + ms;
+    /* Never put off: a child that is stopped and continued all the time is looked at as well. */
+    if (session->look_ms == 0 || at < session->look_at)
+        session->look_at = at;
+    session->look_ms = ms;
 }
 
-/* The child goes on, and the client may be stopped. It is sent SIGCONT only if it is: any other would come to the child. */
+static void child_stopped(struct supervisor *supervisor, struct session *session, int signal)
+{
+    session->stopped = true;
+    session->stop_signal = signal;
+    session->continued = session->twin_due = false;
+    if (!session->told) {
+        tell_stopped(supervisor, session);
+        return;
+    }
+    /* Stopped again: that it went on meanwhile may not have been reported. */
+    session->went_on = true;
+    look_in(session, LOOK_SOON_MS);
+}
+
+static bool client_is_stopped(const struct session *session)
+{
+    return in_our_session(session->client) && process_is_stopped(session->client);
+}
+
+/* It is sent SIGCONT only if it is stopped: any other would come to the child. */
 static void wake_client(const struct session *session)
 {
-    if (in_our_session(session->client) && process_is_stopped(session->client))
+    if (client_is_stopped(session))
         kill(session->client, SIGCONT);
 }
 
 static void child_continued(struct supervisor *supervisor, struct session *session)
 {
     uint8_t frame[FRAME_HEAD];
-    session->twin_due = session->joined && !session->told && !session->continued;
+    bool by_client = session->continued;
+    session->twin_due = session->joined && !session->told && !by_client;
     session->went_on = true;
     session->stopped = session->continued = session->stop_passed_on = false;
-    if (!session->told)
-        return;
-    if (!send_now(session, frame, encode_empty(frame, sizeof frame, FRAME_CONTINUED))) {
-        drop_client(supervisor, session, errno);
-        return;
+    if (session->told && !session->told_over) {
+        session->told_over = true;
+        tell_client(supervisor, session, frame, encode_empty(frame, sizeof frame, FRAME_CONTINUED));
     }
-    session->look_ms = LOOK_SOON_MS;
-    session->look_at = now_ms() + LOOK_SOON_MS;
-    if (!session->joined) /* else it most likely goes on by itself */
+    if (session->stream < 0)
+        return;
+    if (session->told || (session->joined && !by_client))
+        look_in(session, LOOK_SOON_MS);
+    if (session->told && !session->joined) /* else it most likely goes on by itself */
         wake_client(session);
 }
 
@@ -373,19 +401,33 @@ static void look_at_child(struct supervisor *supervisor, struct session *session
         child_stopped(supervisor, session, changed.si_status);
 }
 
-/* The client, which the child's going on was told, has not answered yet. */
+/* The child has gone on, and nothing was heard of the client since. */
 static void look_again(struct supervisor *supervisor, struct session *session)
 {
-    session->look_ms = session->look_ms < LOOK_LATE_MS / 2 ? 2 * session->look_ms : LOOK_LATE_MS;
-    session->look_at = now_ms() + session->look_ms;
+    int before = session->look_ms;
+    session->look_ms = 0;
     look_at_child(supervisor, session);
-    if (session->look_ms != 0)
+    if (session->stream < 0)
+        return;
+    if (!session->stopped && (session->told || before == LOOK_SOON_MS)) {
         wake_client(session);
+    } else if (session->told && client_is_stopped(session)) {
+        /* Both are: whatever came between, this is one stop. */
+        session->went_on = false;
+        session->look_ms = 0;
+        return;
+    }
+    if (session->look_ms != 0)
+        return; /* it has gone on again: soon */
+    if (session->told || before < LOOK_LATE_MS)
+        look_in(session, before < LOOK_LATE_MS / 2 ? 2 * before : LOOK_LATE_MS);
+    else
+        session->twin_due = false; /* a client that goes on has forwarded by now what was to come */
 }
 
 static void continue_child(struct session *session)
 {
-    session->continued = true;
+    session->continued = session->stopped;
     if (session->child > 0)
         kill(session->child, SIGCONT);
 }
@@ -409,12 +451,15 @@ static bool client_goes_on(struct supervisor *supervisor, struct session *sessio
 /* A signal that the client caught, not one that ended its stop. */
 static void pass_on(struct supervisor *supervisor, struct session *session, int signal)
 {
-    if (signal == SIGTSTP || signal == SIGTTIN || signal == SIGTTOU)
+    if (signal == SIGTSTP || signal == SIGTTIN || signal == SIGTTOU) {
+        look_at_child(supervisor, session); /* what that tells is of before */
         session->stop_passed_on = true;
+        session->twin_due = false;
+    }
     if (signal == SIGCONT && session->joined) {
         look_at_child(supervisor, session);
-        /* The client sent it before it has read that the child was stopped: then before that stop, unless that was the
-         * client's own. */
+        /* The client sent it before it has read that the child was stopped. That counts as before the stop: with the group
+         * it was, and a ^Z is not to be undone. Unless the stop was the client's own. */
         bool taken = session->twin_due || (session->told && !session->stop_passed_on);
         session->twin_due = false;
         if (taken)
@@ -567,9 +612,6 @@ static void child_ended(struct supervisor *supervisor, struct session *session, 
     }
     session->child = 0;
     send_now(session, frame, encode_exit(frame, sizeof frame, FRAME_EXIT, outcome));
-    /* Stopped, it would not read that. */
-    if (session->told && in_our_session(session->client))
-        kill(session->client, SIGCONT);
     finish(supervisor, session, outcome);
 }
 

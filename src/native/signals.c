@@ -190,6 +190,12 @@ void stop_like(int number)
 {
     uint64_t before = signals_block(SIGNALS_ALL);
     struct sigaction own;
+    sigset_t pending;
+    sigpending(&pending);
+    if (sigismember(&pending, SIGCONT) == 1) { /* the stop would take it away */
+        signals_block(before);
+        return;
+    }
     bool had = sigaction(number, NULL, &own) == 0;
     set_disposition(number, false);
     kill(getpid(), number);
@@ -197,7 +203,6 @@ void stop_like(int number)
     signals_block(SIGNALS_ALL);
     /* In an orphaned process group the terminal's stop signals do nothing: only SIGSTOP does. Otherwise there was a SIGCONT,
      * and it is there still unless the terminal has stopped the group anew (a stop signal takes SIGCONT away). */
-    sigset_t pending;
     sigpending(&pending);
     bool continued = sigismember(&pending, SIGCONT) == 1 || sigismember(&pending, SIGTSTP) == 1 ||
                      sigismember(&pending, SIGTTIN) == 1 || sigismember(&pending, SIGTTOU) == 1;

@@ -42,7 +42,7 @@ bool signals_next_hidden(int descriptor, struct caught *caught);
 /* Dies of this signal, without a core file of ours. Returns if the signal does not kill. */
 void die_of(int number);
 
-/* Stops like this signal stops; returns when continued. */
+/* Stops like this signal stops, unless a SIGCONT waits; returns when continued. */
 void stop_like(int number);
 
 #endif

@@ -10,6 +10,7 @@ import fcntl
 import os
 import pty
 import select
+import signal
 import socket
 import struct
 import termios
@@ -21,11 +22,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from codex_shell_tool_mcp.escalation import wire
-from native.calls import Call, supervised
+from native.calls import Call, supervised, wait_until
 from support.built import built
+from system.bash_support.programs import program
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from codex_shell_tool_mcp.shells.catalog import ShellName
@@ -34,19 +36,7 @@ if TYPE_CHECKING:
 PATIENCE = 60.0
 PROMPT = b"ps1> "
 
-PROGRAM = """#!/usr/bin/python3 -IS
-import os, signal, sys
-def got(number, frame):
-    os.write(1, f"got {signal.Signals(number).name}\\n".encode())
-for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH, signal.SIGCONT):
-    signal.signal(number, got)
-print("ready", "in front" if os.getpgrp() == os.tcgetpgrp(0) else "behind", flush=True)
-for line in sys.stdin:
-    print("read", line.strip(), flush=True)
-    if line == "quit\\n":
-        sys.exit(5)
-"""
-
+CATCHES = (signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH, signal.SIGCONT)
 
 PROGRAMS = (b"./prog", b"./asked")
 """In place of the shell's process, and in ask mode: a script whose interpreter is one."""
@@ -67,19 +57,37 @@ class Terminal:
     seen: bytes = b""
     whole: bytes = b""
 
-    def wait_for(self, *texts: bytes, seconds: float = PATIENCE) -> None:
-        """Wait for each text, one after the other."""
-        give_up = time.monotonic() + seconds
+    def wait_for(self, *texts: bytes) -> None:
+        """Wait for each text, one after the other; what was shown before it is passed over."""
         for text in texts:
-            while text not in self.seen:
-                # A shell that shows something all the time is not waited for either.
-                left = give_up - time.monotonic()
-                ready = left > 0 and select.select([self.master], [], [], left)[0]
-                assert ready, f"waited for {text!r}; the terminal shows {self.whole[-10_000:].decode(errors='replace')}"
-                data = os.read(self.master, 4096)
-                self.seen += data
-                self.whole += data
+            self._read_until(lambda: text in self.seen, repr(text))  # noqa: B023 - called at once
             self.seen = self.seen.partition(text)[2]
+
+    def wait_for_count(self, text: bytes, count: int) -> None:
+        """Wait until it was shown so often, before or behind what else is waited for."""
+        self._read_until(lambda: self.whole.count(text) >= count, f"{text!r}, {count} times")
+
+    def _read_until(self, condition: Callable[[], bool], what: str) -> None:
+        give_up = time.monotonic() + PATIENCE
+        while not condition():
+            # A shell that shows something all the time is not waited for either.
+            left = give_up - time.monotonic()
+            ready = left > 0 and select.select([self.master], [], [], left)[0]
+            assert ready, f"waited for {what}; the terminal shows {self.text()}"
+            data = os.read(self.master, 4096)
+            self.seen += data
+            self.whole += data
+
+    def text(self) -> str:
+        """What it shows, to be read."""
+        return self.whole[-10_000:].decode(errors="replace")
+
+    def front(self, line: bytes) -> None:
+        """Type ``fg``, and wait until the job has the terminal: only then keys are its own."""
+        self.wait_for(PROMPT)
+        shell = os.tcgetpgrp(self.master)
+        self.type(line + b"\n")
+        wait_until(lambda: os.tcgetpgrp(self.master) != shell, "the job does not come to the front")
 
     def stop(self) -> None:
         """Type ^Z, and see the shell say that its job is stopped."""
@@ -141,7 +149,8 @@ def kind(request: pytest.FixtureRequest) -> ShellName:
 def terminal(request: pytest.FixtureRequest, tmp_path: Path, kind: ShellName) -> Iterator[Terminal]:
     """An interactive shell in a call that has a controlling terminal."""
     mode: Mode = request.param
-    for name, text in (("prog", PROGRAM), ("asked", "#!./prog\n")):
+    catches = " ".join(str(int(number)) for number in CATCHES)
+    for name, text in (("prog", f"#!{program('signal_teller')} {catches}\n"), ("asked", "#!./prog\n")):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     master, slave = pty.openpty()
@@ -163,9 +172,9 @@ def terminal(request: pytest.FixtureRequest, tmp_path: Path, kind: ShellName) ->
         os.close(slave)
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_keys_reach_the_program_once(terminal: Terminal, program: bytes) -> None:
-    terminal.command(program)
+@pytest.mark.parametrize("line", PROGRAMS)
+def test_keys_reach_the_program_once(terminal: Terminal, line: bytes) -> None:
+    terminal.command(line)
     terminal.wait_for(b"ready in front")
     for key, name in ((b"\x03", b"SIGINT"), (b"\x1c", b"SIGQUIT")):
         terminal.type(key)
@@ -192,8 +201,7 @@ def test_stopped_continued_in_front_and_behind(terminal: Terminal) -> None:
         terminal.wait_for(b"read text")
     terminal.stop()
     terminal.command(b"bg")
-    terminal.wait_for(b"got SIGCONT")  # then it reads from the terminal, which stops it
-    terminal.type(b"\n")
+    terminal.wait_for_count(b"got SIGCONT", 3)  # then it reads from the terminal, which stops it
     terminal.command(b"until jobs -l | grep -q 'tty input'; do sleep 0.02; done; jobs -l")
     terminal.wait_for(b"(tty input)")
     terminal.command(b"fg")
@@ -201,7 +209,7 @@ def test_stopped_continued_in_front_and_behind(terminal: Terminal) -> None:
     terminal.type(b"quit\n")
     terminal.command(b"echo status $?")
     terminal.wait_for(b"status 5")
-    assert terminal.whole.count(b"got SIGCONT") == 4
+    assert terminal.whole.count(b"got SIGCONT") == 4, terminal.text()
 
 
 def test_stopped_and_continued_by_kill(terminal: Terminal) -> None:
@@ -211,8 +219,7 @@ def test_stopped_and_continued_by_kill(terminal: Terminal) -> None:
         terminal.command(b"kill -STOP %1; until jobs | grep -Eqi 'stopped|suspended'; do sleep 0.02; done; sleep 0.1")
         terminal.command(b"kill -CONT %1; until jobs | grep -qi running; do sleep 0.02; done; sleep 0.1; jobs")
         terminal.wait_for(b"unning")
-    terminal.command(b"fg")
-    terminal.wait_for(b"sleep 1000\r\n")
+    terminal.front(b"fg")
     terminal.type(b"\x03")
     terminal.command(b"echo status $?")
     terminal.wait_for(b"status 130")

@@ -298,22 +298,18 @@ def test_it_stops_and_continues_with_its_program(kind: str, number: int) -> None
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGTSTP])
 def test_a_stop_that_is_over_is_answered_only(kind: str, number: int) -> None:
-    """Its program goes on, as it reads next; or it was continued itself before it read of the stop."""
+    """It was continued itself before it read of the stop; or its program goes on, as it reads next."""
     with attached(kind) as caller:
         service, _ = caller.ask()
         take_over(service)
         wait_until_caught(caller, signal.SIGCONT)
-        for continued in (True, False):
-            caller.process.send_signal(signal.SIGSTOP)
-            os.waitpid(caller.process.pid, os.WUNTRACED)
-            service.send(wire.Stopped(number=number))
-            if continued:
-                caller.process.send_signal(signal.SIGCONT)
-                assert service.receive() == wire.Continued()
-                continue
-            service.send(wire.Continued())
-            caller.process.send_signal(signal.SIGCONT)
-            assert service.receive() == wire.Continued()
+        caller.process.send_signal(signal.SIGSTOP)
+        os.waitpid(caller.process.pid, os.WUNTRACED)
+        service.send(wire.Stopped(number=number))
+        caller.process.send_signal(signal.SIGCONT)
+        assert service.receive() == wire.Continued()
+        service.send_raw(wire.encode(wire.Stopped(number=number)) + wire.encode(wire.Continued()))
+        assert service.receive() == wire.Continued()
         caller.process.send_signal(signal.SIGUSR1)
         assert service.receive() == wire.Signal(number=signal.SIGUSR1)
         assert ends(caller, service) == 0
@@ -325,13 +321,27 @@ def test_an_end_right_behind_a_stop_is_an_end(kind: str) -> None:
         service, _ = caller.ask()
         take_over(service)
         wait_until_caught(caller, signal.SIGCONT)
+        end = wire.Exit(outcome=Outcome(kind=wire.SIGNALLED, value=signal.SIGKILL))
+        service.send_raw(wire.encode(wire.Stopped(number=signal.SIGTSTP)) + wire.encode(end))
+        service.close()
+        assert caller.outcome()[0] == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stop_that_a_continue_has_followed_is_not_passed_on(kind: str) -> None:
+    """As the kernel does: SIGCONT takes a stop away that waits."""
+    with attached(kind) as caller:
+        service, _ = caller.ask()
+        take_over(service)
+        wait_until_caught(caller, signal.SIGCONT)
         caller.process.send_signal(signal.SIGSTOP)
         os.waitpid(caller.process.pid, os.WUNTRACED)
         service.send(wire.Stopped(number=signal.SIGTSTP))
-        service.send(wire.Exit(outcome=Outcome(kind=wire.SIGNALLED, value=signal.SIGKILL)))
-        service.close()
-        caller.process.send_signal(signal.SIGCONT)
-        assert caller.outcome()[0] == -signal.SIGKILL
+        for number in (signal.SIGUSR1, signal.SIGTSTP, signal.SIGCONT):
+            caller.process.send_signal(number)
+        assert service.receive() == wire.Signal(number=signal.SIGUSR1)
+        assert service.receive() == wire.Continued()
+        assert ends(caller, service) == 0
 
 
 # ---- failures -------------------------------------------------------------------------------------------------------

@@ -146,9 +146,10 @@ class _Attendance:
         self._forward_waiting(waiting)
 
     def _forward_waiting(self, waiting: bytes) -> None:
-        """But for SIGCONT: our answer to STOPPED stands for that."""
-        for number in waiting:
-            if number != signal.SIGCONT:
+        """Not SIGCONT, for which our answer to STOPPED stands, nor the stops before it, which it takes away."""
+        last = waiting.rfind(signal.SIGCONT)
+        for at, number in enumerate(waiting):
+            if number != signal.SIGCONT and (at > last or number not in _STOPS):
                 self._forward(number)
 
     def _forward(self, number: int) -> None:
@@ -159,9 +160,11 @@ class _Attendance:
 
 
 def _stop_like(number: int) -> None:
-    """Stop by this very signal, as the shell waits to see; returns when continued."""
+    """Stop by this very signal, as the shell waits to see, unless a SIGCONT waits; returns when continued."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _signals())
-    if number == signal.SIGSTOP:
+    if signal.SIGCONT in signal.sigpending():
+        pass  # the stop would take it away
+    elif number == signal.SIGSTOP:
         os.kill(os.getpid(), number)
     else:
         own = signal.signal(number, signal.SIG_DFL)
