@@ -208,6 +208,7 @@ static void stop(struct attendance *attendance)
     uint32_t number;
     if (!decode_signal(decoder->payload, decoder->length, &number))
         not_run(attendance->client, "the supervisor broke the protocol: a signal that does not exist", 0);
+    stop_begins();
     take_waiting(attendance, &waiting);
     forward_waiting(attendance, &waiting);
     bool over = continued(&waiting) || more_is_told(attendance->client);

@@ -141,11 +141,17 @@ void signals_ignore(int number)
 }
 
 static int relay_pipe;
+static volatile sig_atomic_t continued; /* since stop_begins */
+static volatile sig_atomic_t raised;    /* by stop_like: if it did not stop us, it is nobody's business */
 
 static void relay(int number, siginfo_t *info, void *context)
 {
     (void)context;
     int error = errno;
+    if (number == SIGCONT)
+        continued = 1;
+    else if (number == raised && info->si_pid == getpid())
+        return;
     bool fault = number == SIGSEGV || number == SIGBUS || number == SIGILL || number == SIGFPE || number == SIGTRAP;
     /* A fault of our own would only be raised again: let it be what it is. */
     if (fault && info->si_code > 0)
@@ -186,29 +192,40 @@ void die_of(int number)
     signals_block(SIGNALS_ALL & ~SIGNAL_BIT(number));
 }
 
-void stop_like(int number)
+void stop_begins(void)
 {
-    uint64_t before = signals_block(SIGNALS_ALL);
-    struct sigaction own;
+    continued = 0;
+}
+
+static bool stop_is_pending(void)
+{
     sigset_t pending;
     sigpending(&pending);
-    if (sigismember(&pending, SIGCONT) == 1) { /* the stop would take it away */
-        signals_block(before);
-        return;
-    }
-    bool had = sigaction(number, NULL, &own) == 0;
-    set_disposition(number, false);
-    kill(getpid(), number);
-    signals_block(SIGNALS_ALL & ~SIGNAL_BIT(number)); /* the stop happens here */
-    signals_block(SIGNALS_ALL);
-    /* In an orphaned process group the terminal's stop signals do nothing: only SIGSTOP does. Otherwise there was a SIGCONT,
-     * and it is there still unless the terminal has stopped the group anew (a stop signal takes SIGCONT away). */
-    sigpending(&pending);
-    bool continued = sigismember(&pending, SIGCONT) == 1 || sigismember(&pending, SIGTSTP) == 1 ||
-                     sigismember(&pending, SIGTTIN) == 1 || sigismember(&pending, SIGTTOU) == 1;
-    if (number != SIGSTOP && !continued)
-        kill(getpid(), SIGSTOP);
-    if (had && number != SIGSTOP)
+    return sigismember(&pending, SIGTSTP) == 1 || sigismember(&pending, SIGTTIN) == 1 ||
+           sigismember(&pending, SIGTTOU) == 1;
+}
+
+void stop_like(int number)
+{
+    uint64_t open = SIGNAL_BIT(SIGCONT), before = signals_block(SIGNALS_ALL & ~open);
+    struct sigaction own;
+    if (number == SIGSTOP) {
+        if (!continued)
+            kill(getpid(), SIGSTOP);
+    } else if (sigaction(number, NULL, &own) == 0) {
+        raised = number;
+        set_disposition(number, false);
+        kill(getpid(), number);
+        /* It waits, so that none is lost: a SIGCONT before it has told, one behind it takes it away. */
+        if (!continued) {
+            signals_block(SIGNALS_ALL & ~open & ~SIGNAL_BIT(number)); /* the stop happens here */
+            signals_block(SIGNALS_ALL & ~open);
+            /* In an orphaned process group the terminal's stop signals do nothing: only SIGSTOP does. Else there was a
+             * SIGCONT, which has told unless the terminal has stopped the group anew. */
+            if (!continued && !stop_is_pending())
+                kill(getpid(), SIGSTOP);
+        }
         sigaction(number, &own, NULL);
+    }
     signals_block(before);
 }

@@ -42,7 +42,8 @@ bool signals_next_hidden(int descriptor, struct caught *caught);
 /* Dies of this signal, without a core file of ours. Returns if the signal does not kill. */
 void die_of(int number);
 
-/* Stops like this signal stops, unless a SIGCONT waits; returns when continued. */
+/* Stops like this signal stops, unless a relayed SIGCONT has come since stop_begins; returns when continued. */
+void stop_begins(void);
 void stop_like(int number);
 
 #endif

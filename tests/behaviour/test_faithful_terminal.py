@@ -24,6 +24,7 @@ import pytest
 from codex_shell_tool_mcp.escalation import wire
 from native.calls import Call, supervised, wait_until
 from support.built import built
+from support.processes import members, run_state
 from system.bash_support.programs import program
 
 if TYPE_CHECKING:
@@ -90,9 +91,15 @@ class Terminal:
         wait_until(lambda: os.tcgetpgrp(self.master) != shell, "the job does not come to the front")
 
     def stop(self) -> None:
-        """Type ^Z, and see the shell say that its job is stopped."""
+        """Type ^Z, and see the shell say that its job is stopped, and that it is.
+
+        A wrapper that has not run since the last SIGCONT is stopped by the ^Z itself. So the shell may see that while a
+        program that has not run either would still read what is typed next.
+        """
+        group = os.tcgetpgrp(self.master)
         self.type(b"\x1a")
         self.wait_for(STOPPED[self.kind])
+        wait_until(lambda: all(run_state(pid) == "T" for pid in members(group)), "the job goes on")
 
     def type(self, text: bytes) -> None:
         """Type."""

@@ -97,6 +97,31 @@ class _Relay:
             return os.read(self.read, most)
         return b""
 
+    def stop_like(self, number: int) -> bytes:
+        """Stop by this very signal, as the shell waits to see, unless a SIGCONT came; what has come when continued."""
+        others = _signals() - {signal.SIGCONT}
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, others)
+        if number == signal.SIGSTOP:
+            came = self.take(_WAITING_SIGNALS)
+            if signal.SIGCONT not in came:
+                os.kill(os.getpid(), number)
+        else:
+            own = signal.signal(number, signal.SIG_DFL)
+            # It waits, so that none is lost: a SIGCONT before it is found in the pipe, one behind it takes it away.
+            os.kill(os.getpid(), number)
+            came = self.take(_WAITING_SIGNALS)
+            if signal.SIGCONT not in came:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})  # the stop happens here
+                signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+                came += self.take(_WAITING_SIGNALS)
+                # In an orphaned process group the terminal's stop signals do nothing: only SIGSTOP does.
+                if signal.SIGCONT not in came and not signal.sigpending() & _STOPS:
+                    os.kill(os.getpid(), signal.SIGSTOP)
+            signal.signal(number, signal.SIG_IGN)  # takes it away if it waits still
+            signal.signal(number, own)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return came + self.take(_WAITING_SIGNALS)
+
 
 def _caught(number: int, frame: FrameType | None) -> None:
     """All is done by the wake-up descriptor."""
@@ -139,8 +164,7 @@ class _Attendance:
         last = next((one for one in reversed(waiting) if one == signal.SIGCONT or one in _STOPS), None)
         waiting = b""
         if last != signal.SIGCONT and not wait(self.session.stream.fileno(), select.POLLIN, 0):
-            _stop_like(number if number in _STOPS else signal.SIGSTOP)
-            waiting = self.relay.take(_WAITING_SIGNALS)
+            waiting = self.relay.stop_like(number if number in _STOPS else signal.SIGSTOP)
         with contextlib.suppress(OSError):  # the stream tells why
             self.session.send(wire.Continued())
         self._forward_waiting(waiting)
@@ -157,25 +181,6 @@ class _Attendance:
             return
         with contextlib.suppress(OSError):  # the stream tells why
             self.session.send(wire.Signal(number=number))
-
-
-def _stop_like(number: int) -> None:
-    """Stop by this very signal, as the shell waits to see, unless a SIGCONT waits; returns when continued."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _signals())
-    if signal.SIGCONT in signal.sigpending():
-        pass  # the stop would take it away
-    elif number == signal.SIGSTOP:
-        os.kill(os.getpid(), number)
-    else:
-        own = signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})  # the stop happens here
-        signal.pthread_sigmask(signal.SIG_BLOCK, {number})
-        # In an orphaned process group the terminal's stop signals do nothing: only SIGSTOP does.
-        if signal.SIGCONT not in signal.sigpending():
-            os.kill(os.getpid(), signal.SIGSTOP)
-        signal.signal(number, own)
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 # ---- the hand-over --------------------------------------------------------------------------------------------------
