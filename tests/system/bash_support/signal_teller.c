@@ -12,6 +12,7 @@ static const struct {
 } known[] = {
     {SIGINT, "got SIGINT\n"},   {SIGQUIT, "got SIGQUIT\n"}, {SIGUSR1, "got SIGUSR1\n"}, {SIGUSR2, "got SIGUSR2\n"},
     {SIGCONT, "got SIGCONT\n"}, {SIGTSTP, "got SIGTSTP\n"}, {SIGWINCH, "got SIGWINCH\n"},
+    {50, "got 50\n"},
 };
 
 static void say(const char *text)
