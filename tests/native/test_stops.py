@@ -236,7 +236,7 @@ def test_terminal_signals_come_once(shared: Pair) -> None:
 
 
 def test_a_signal_to_the_job_comes_twice_on_a_terminal() -> None:
-    """NAMED_EXCEPTIONS.md, group-signals: the wrapper cannot know that it was sent to both. (This one is counted.)"""
+    """Named exception group-signals. The wrapper cannot know that it was sent to both; these signals are counted."""
     with sharing(*CATCHES, 50) as pair:
         os.killpg(os.getpgid(pair.wrapper), 50)
         pair.wait_for_count(b"got 50", 2)
