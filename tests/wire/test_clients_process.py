@@ -5,6 +5,7 @@ Both wrappers; where it can be, the case is compared with an exec without any.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -25,7 +26,7 @@ from support.service import PATIENCE, Caller, calling
 from wire.test_clients import KINDS, command_of, take_over, wait_until_caught
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from support.service import Service
@@ -245,10 +246,16 @@ def test_escalate_hands_over_what_an_exec_keeps(kind: str) -> None:
 # ---- signals and the end --------------------------------------------------------------------------------------------
 
 
-def attached(kind: str, setup: Setup = lambda: None) -> AbstractContextManager[Caller]:
-    """A wrapper to escalate."""
+@contextlib.contextmanager
+def escalated(kind: str, setup: Setup = lambda: None) -> Iterator[tuple[Caller, Service]]:
+    """A wrapper whose program runs elsewhere, as it believes, and that catches signals by now."""
     head, executable = command_of(kind)
-    return calling([*head, "/bin/true", "true"], executable=executable, setup=lambda _: (setup(), None)[1])
+    command = [*head, "/bin/true", "true"]
+    with calling(command, executable=executable, setup=lambda _: (setup(), None)[1]) as caller:
+        service, _ = caller.ask()
+        take_over(service)
+        wait_until_caught(caller, signal.SIGCONT)
+        yield caller, service
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -256,9 +263,7 @@ def attached(kind: str, setup: Setup = lambda: None) -> AbstractContextManager[C
     "number", [signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGSEGV, signal.SIGCHLD, signal.SIGRTMIN + 5, 33]
 )
 def test_it_dies_of_the_signal_its_program_died_of(kind: str, number: int, tmp_path: Path) -> None:
-    with attached(kind, _ignore(signal.SIGINT, signal.SIGPIPE)) as caller:
-        service, _ = caller.ask()
-        take_over(service)
+    with escalated(kind, _ignore(signal.SIGINT, signal.SIGPIPE)) as (caller, service):
         status = ends(caller, service, Outcome(kind=wire.SIGNALLED, value=number))
     assert status == (128 + number if number == signal.SIGCHLD else -number)
 
@@ -266,10 +271,7 @@ def test_it_dies_of_the_signal_its_program_died_of(kind: str, number: int, tmp_p
 @pytest.mark.parametrize("kind", KINDS)
 def test_signals_are_forwarded_even_ignored_ones(kind: str) -> None:
     sent = [signal.SIGUSR1, signal.SIGINT, signal.SIGTERM, signal.SIGWINCH, signal.SIGPIPE, signal.SIGRTMIN + 4]
-    with attached(kind, _ignore(signal.SIGUSR1, signal.SIGINT)) as caller:
-        service, _ = caller.ask()
-        take_over(service)
-        wait_until_caught(caller, signal.SIGUSR1)
+    with escalated(kind, _ignore(signal.SIGUSR1, signal.SIGINT)) as (caller, service):
         for number in sent:
             caller.process.send_signal(number)
             assert service.receive() == wire.Signal(number=number)
@@ -279,10 +281,7 @@ def test_signals_are_forwarded_even_ignored_ones(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGTSTP])
 def test_it_stops_and_continues_with_its_program(kind: str, number: int) -> None:
-    with attached(kind) as caller:
-        service, _ = caller.ask()
-        take_over(service)
-        wait_until_caught(caller, signal.SIGCONT)
+    with escalated(kind) as (caller, service):
         for _turn in range(2):
             service.send(wire.Stopped(number=number))
             _, status = os.waitpid(caller.process.pid, os.WUNTRACED)
@@ -299,10 +298,7 @@ def test_it_stops_and_continues_with_its_program(kind: str, number: int) -> None
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGTSTP])
 def test_a_stop_that_is_over_is_answered_only(kind: str, number: int) -> None:
     """It was continued itself before it read of the stop; or its program goes on, as it reads next."""
-    with attached(kind) as caller:
-        service, _ = caller.ask()
-        take_over(service)
-        wait_until_caught(caller, signal.SIGCONT)
+    with escalated(kind) as (caller, service):
         caller.process.send_signal(signal.SIGSTOP)
         os.waitpid(caller.process.pid, os.WUNTRACED)
         service.send(wire.Stopped(number=number))
@@ -317,31 +313,11 @@ def test_a_stop_that_is_over_is_answered_only(kind: str, number: int) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_end_right_behind_a_stop_is_an_end(kind: str) -> None:
-    with attached(kind) as caller:
-        service, _ = caller.ask()
-        take_over(service)
-        wait_until_caught(caller, signal.SIGCONT)
+    with escalated(kind) as (caller, service):
         end = wire.Exit(outcome=Outcome(kind=wire.SIGNALLED, value=signal.SIGKILL))
         service.send_raw(wire.encode(wire.Stopped(number=signal.SIGTSTP)) + wire.encode(end))
         service.close()
         assert caller.outcome()[0] == -signal.SIGKILL
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_stop_that_a_continue_has_followed_is_not_passed_on(kind: str) -> None:
-    """As the kernel does: SIGCONT takes a stop away that waits."""
-    with attached(kind) as caller:
-        service, _ = caller.ask()
-        take_over(service)
-        wait_until_caught(caller, signal.SIGCONT)
-        caller.process.send_signal(signal.SIGSTOP)
-        os.waitpid(caller.process.pid, os.WUNTRACED)
-        service.send(wire.Stopped(number=signal.SIGTSTP))
-        for number in (signal.SIGUSR1, signal.SIGTSTP, signal.SIGCONT):
-            caller.process.send_signal(number)
-        assert service.receive() == wire.Signal(number=signal.SIGUSR1)
-        assert service.receive() == wire.Continued()
-        assert ends(caller, service) == 0
 
 
 # ---- failures -------------------------------------------------------------------------------------------------------
