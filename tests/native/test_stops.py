@@ -290,6 +290,24 @@ def test_a_continue_before_the_stop_does_not_undo_it(shared: Pair) -> None:
     shared.both_go_on()
 
 
+def test_a_stop_right_behind_a_continue_stays(shared: Pair) -> None:
+    """The supervisor sees neither the one nor the other by itself, and the wrapper's answer is to the stop before."""
+    shared.stop()
+    shared.wait_for_stop()
+    with _supervisor_late(shared):
+        shared.group(signal.SIGCONT)
+        shared.wait_for_count(b"got SIGCONT", 1)
+        time.sleep(0.05)
+        shared.stop()
+        wait_until(lambda: run_state(shared.child) == "T", "not stopped")
+    shared.wait_for_stop()
+    time.sleep(0.1)
+    shared.wait_for_stop()
+    shared.group(signal.SIGCONT)
+    shared.both_go_on()
+    assert shared.told(b"got SIGCONT") == 2
+
+
 def test_stopped_as_one_and_continued_alone(shared: Pair) -> None:
     """The kernel has stopped the wrapper; the supervisor sees no stop of the program any more."""
     for turn in range(1, 6):
@@ -367,6 +385,18 @@ def test_continued_once_however_slow(slow: Pair) -> None:
         slow.wait_for_count(b"got SIGCONT", turn)
     slow.both_go_on()
     assert slow.told(b"got SIGCONT") == 8
+
+
+def test_continued_alone_once_however_slow(either: Pair) -> None:
+    """The wrapper has not stopped yet when the program goes on, so that it needs no SIGCONT, which it would pass on."""
+    with _hardly_running([either.wrapper]):
+        for turn in range(1, 9):
+            os.kill(either.child, signal.SIGSTOP)
+            time.sleep(0.003)
+            os.kill(either.child, signal.SIGCONT)
+            either.wait_for_count(b"got SIGCONT", turn)
+        either.both_go_on()
+    assert either.told(b"got SIGCONT") == 8
 
 
 def test_a_program_that_catches_the_terminals_stop_goes_on() -> None:
