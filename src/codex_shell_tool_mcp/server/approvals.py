@@ -190,7 +190,7 @@ class McpEscalationPolicy:
         if rules is None or refusal is not None:
             return action
         written = prefix is not None and always and await rules.allow(prefix)
-        policy = await rules.current()
+        policy = await rules.afresh()
         later = _without_asking(await _beside_if_long(request, lambda: self._deciding(policy, request)))
         return later if isinstance(later, Deny) or (written and later is not None) else action
 

@@ -144,11 +144,15 @@ class CallRules:
         return await self.rules.allow(prefix, self.session)
 
     async def begin(self) -> Policy:
-        """The rules at the beginning of a call; also tells what the server found at its start. See :meth:`current`."""
-        self.rules.live.look_again(self.cwd)
-        policy = await self.current()
+        """The rules at the beginning of a call; also tells what the server found at its start. See :meth:`afresh`."""
+        policy = await self.afresh()
         await self.rules.tell_notes(self.cwd, self.session)
         return policy
+
+    async def afresh(self) -> Policy:
+        """As :meth:`current`, however recent the last look: somebody has spoken, and may have changed them before."""
+        self.rules.live.look_again(self.cwd)
+        return await self.current()
 
     async def current(self) -> Policy:
         """The rules as the files have them now.

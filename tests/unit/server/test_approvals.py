@@ -267,6 +267,9 @@ class FakeRules:
     async def current(self) -> Policy:
         return RULES
 
+    async def afresh(self) -> Policy:
+        return RULES
+
     def at_once(self) -> Policy | None:
         return RULES
 
