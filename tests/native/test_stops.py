@@ -174,7 +174,7 @@ def test_stopped_anew_while_the_wrapper_is_stopped(either: Pair) -> None:
     either.wait_for_stop()
     os.kill(either.child, signal.SIGCONT)
     os.kill(either.child, signal.SIGSTOP)
-    time.sleep(0.2)
+    time.sleep(0.2)  # whoever is to be woken for the SIGCONT between is by then
     either.wait_for_stop()
     os.kill(either.wrapper, signal.SIGCONT)
     either.both_go_on()
@@ -221,7 +221,7 @@ def test_terminal_signals_come_once(shared: Pair) -> None:
     """^C and ^Z come from the kernel, to both, once; a person's kill goes to one process, and is forwarded."""
     os.write(shared.master, b"\x03")
     shared.call.wait_for(b"got SIGINT\n")
-    time.sleep(0.3)
+    time.sleep(0.3)  # a second one would have come
     assert shared.told(b"got SIGINT") == 1
     assert shared.call.process.poll() is None
     os.kill(shared.wrapper, signal.SIGINT)
@@ -261,7 +261,7 @@ def _supervisor_late(pair: Pair) -> Iterator[None]:
     os.kill(pair.call.process.pid, signal.SIGSTOP)
     try:
         yield
-        time.sleep(0.05)
+        time.sleep(0.05)  # the wrapper does what it has to
     finally:
         os.kill(pair.call.process.pid, signal.SIGCONT)
 
@@ -271,7 +271,7 @@ def test_a_job_that_is_stopped_and_continued_before_the_supervisor_looks(shared:
     for _ in range(5):
         with _supervisor_late(shared):
             shared.group(signal.SIGTSTP)
-            time.sleep(0.02)
+            time.sleep(0.02)  # the wrapper has forwarded it
             shared.group(signal.SIGCONT)
         shared.both_go_on()
         assert run_state(shared.child) != "T"
@@ -281,10 +281,10 @@ def test_a_continue_before_the_stop_does_not_undo_it(shared: Pair) -> None:
     """``kill -CONT %1`` of a job that runs, then ^Z."""
     with _supervisor_late(shared):
         shared.group(signal.SIGCONT)
-        time.sleep(0.05)
+        time.sleep(0.05)  # the wrapper has forwarded it
         shared.stop()
     shared.wait_for_stop()
-    time.sleep(0.1)
+    time.sleep(0.1)  # nobody undoes it
     shared.wait_for_stop()
     shared.group(signal.SIGCONT)
     shared.both_go_on()
@@ -297,11 +297,11 @@ def test_a_stop_right_behind_a_continue_stays(shared: Pair) -> None:
     with _supervisor_late(shared):
         shared.group(signal.SIGCONT)
         shared.wait_for_count(b"got SIGCONT", 1)
-        time.sleep(0.05)
+        time.sleep(0.05)  # the wrapper has answered
         shared.stop()
         wait_until(lambda: run_state(shared.child) == "T", "not stopped")
     shared.wait_for_stop()
-    time.sleep(0.1)
+    time.sleep(0.1)  # nobody undoes it
     shared.wait_for_stop()
     shared.group(signal.SIGCONT)
     shared.both_go_on()
@@ -323,7 +323,7 @@ def test_what_came_to_the_program_alone_is_not_taken_for_the_wrappers_later(shar
     with _supervisor_late(shared):
         os.kill(shared.child, signal.SIGSTOP)
         os.kill(shared.child, signal.SIGCONT)
-    time.sleep(3)
+    time.sleep(3)  # longer than the supervisor waits for the wrapper's (sessions.c, LOOK_LATE_MS)
     os.kill(shared.wrapper, signal.SIGCONT)
     shared.wait_for_count(b"got SIGCONT", 2)
 
